@@ -1,0 +1,1 @@
+"""The vendors' SDKs behind one small protocol; nothing above ``llm_service`` may reach in here."""

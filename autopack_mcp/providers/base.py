@@ -1,0 +1,76 @@
+"""The protocol every provider adapter fulfils: one request out, one reply in, and what was seen on the way.
+
+It owns the words (message, call, reply, observation); it does not retry (``pacing``), book (``llm_service``) or choose.
+``llm_service`` is its only caller.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from autopack_mcp.usage.event import ReportedUsage
+
+FinishReason = Literal["stop", "length", "refused", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One message of a prompt; ``content`` is plain text."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderCall:
+    """One request: what is sent, how long the answer may be, and how long we wait for it (seconds, whole call)."""
+
+    model: str
+    messages: tuple[ChatMessage, ...]
+    max_output_tokens: int
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderReply:
+    """A complete answer. ``usage`` is None when the provider sent none that can be read."""
+
+    text: str
+    model: str
+    finish_reason: FinishReason
+    usage: ReportedUsage | None
+    response_id: str | None = None
+    request_id: str | None = None
+
+
+@dataclass(slots=True)
+class CallObservation:
+    """What is known about a call at this moment; the adapter fills it as bytes arrive.
+
+    It is mutable on purpose: when a call is cancelled or its stream is cut, this is all that is left to book from.
+    ``sent`` turns True just before the request may reach the provider. ``usage`` of an unfinished call is exact for the
+    input and a lower bound for the output.
+    """
+
+    sent: bool = False
+    response_id: str | None = None
+    request_id: str | None = None
+    usage: ReportedUsage | None = None
+
+
+class Provider(Protocol):
+    """One vendor account, reached with one SDK. Safe for concurrent calls; closed once, at the end."""
+
+    async def complete(self, call: ProviderCall, observation: CallObservation) -> ProviderReply:
+        """Send ``call`` once and return the whole reply.
+
+        Raises:
+            ProviderError: one of its children; the SDK's own exceptions never leave the adapter. Cancelling the task
+                ends the request at once.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give back connections."""
+        ...

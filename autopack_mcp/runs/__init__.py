@@ -1,0 +1,1 @@
+"""How a run lives: its records and states, the workspace it works in, and the supervisor that moves it."""
