@@ -1,0 +1,1 @@
+"""The one truth: tables, the engine that reads them, and the single writer of each process."""

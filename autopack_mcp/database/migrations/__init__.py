@@ -1,0 +1,1 @@
+"""Alembic migrations, oldest first; one is never edited after a release."""

@@ -1,0 +1,401 @@
+"""Every table, in the order of the path: runs, what people asked of them, and what the calls cost.
+
+It owns columns and CHECK constraints and says nothing about when rows change; only the stores import it (runs, requests,
+notes, overrides, ledger, recorder, usage). Times are integer microseconds since 1970, tokens and nano-dollars BIGINT.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+from autopack_mcp.clock import from_us, to_us
+
+RUN_STATES = (
+    "queued", "running", "pausing", "paused", "budget_paused", "needs_attention", "cancelling",
+    "succeeded", "failed", "cancelled",
+)  # fmt: skip
+PHASE_STATES = (
+    "queued", "building", "applying", "verifying", "auditing", "committing",
+    "succeeded", "failed", "skipped", "cancelled",
+)  # fmt: skip
+ATTEMPT_STATES = ("open", "kept", "rejected", "failed", "interrupted")
+REQUEST_STATES = ("pending", "done", "refused")
+RESERVATION_STATES = ("held", "settled", "released", "expired")
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An aware UTC time, stored as integer microseconds since 1970 so that every engine compares it exactly."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        return None if value is None else to_us(value)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else from_us(value)
+
+
+# SQLite only counts up by itself on a plain INTEGER key; PostgreSQL wants BIGINT there.
+_Serial = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
+
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+supervisors = Table(
+    "supervisors",
+    metadata,
+    Column("machine", String, primary_key=True),
+    Column("token", BigInteger, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("url", String, nullable=False),
+    Column("version", String, nullable=False),
+    Column("key_variables", JSON, nullable=False),
+    Column("sandbox", Text, nullable=False),
+    Column("started_at", UtcTime, nullable=False),
+    Column("lease_expires_at", UtcTime, nullable=False),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("plan_name", Text, nullable=False),
+    Column("plan_source", Text, nullable=False),
+    Column("plan_json", Text, nullable=False),
+    Column("repository", Text, nullable=False),
+    Column("is_rehearsal", Boolean, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("client", Text, nullable=False),
+    Column("state", String, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("model_map", JSON, nullable=False),
+    Column("rules", Text, nullable=False),
+    Column("token_cap", BigInteger),
+    Column("cost_cap_nano", BigInteger),
+    Column("base_commit", String, nullable=False),
+    Column("head_commit", String, nullable=False),
+    Column("workspace", Text, nullable=False),
+    Column("sandbox", Text),
+    Column("is_set_up", Boolean, nullable=False),
+    Column("last_summary", Text),
+    Column("lease_token", BigInteger, nullable=False),
+    Column("lease_owner", String),
+    Column("lease_expires_at", UtcTime),
+    Column("created_at", UtcTime, nullable=False),
+    Column("started_at", UtcTime),
+    Column("finished_at", UtcTime),
+    Column("updated_at", UtcTime, nullable=False),
+    _one_of("state", RUN_STATES),
+    CheckConstraint("token_cap IS NULL OR token_cap > 0", name="token_cap_positive"),
+    CheckConstraint("cost_cap_nano IS NULL OR cost_cap_nano > 0", name="cost_cap_positive"),
+    Index("ix_runs_state_created_at", "state", "created_at"),
+)
+
+phases = Table(
+    "phases",
+    metadata,
+    Column("run_id", String, ForeignKey("runs.run_id"), primary_key=True),
+    Column("phase_index", Integer, primary_key=True),
+    Column("phase_id", String, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("tier_index", Integer, nullable=False),
+    Column("tier_name", Text, nullable=False),
+    Column("task_category", String, nullable=False),
+    Column("complexity", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("commit_sha", String),
+    Column("is_verified", Boolean),
+    Column("summary", Text),
+    Column("minor_issues", Integer, nullable=False),
+    Column("major_issues", Integer, nullable=False),
+    Column("started_at", UtcTime),
+    Column("finished_at", UtcTime),
+    UniqueConstraint("run_id", "phase_id"),
+    _one_of("state", PHASE_STATES),
+    CheckConstraint("phase_index >= 1 AND tier_index >= 1 AND attempt >= 0", name="indexes_positive"),
+    CheckConstraint("minor_issues >= 0 AND major_issues >= 0", name="issues_not_negative"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("phase_id", String, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("state", String, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("parent_commit", String, nullable=False),
+    Column("builder_model", String),
+    Column("builder_reasons", JSON),
+    Column("reply", Text),
+    Column("summary", Text),
+    Column("diff", Text),
+    Column("tree", String),
+    Column("verify_outcome", String),
+    Column("verify_exit_code", Integer),
+    Column("verify_output", Text),
+    Column("auditor_model", String),
+    Column("auditor_reasons", JSON),
+    Column("verdict", JSON),
+    Column("started_at", UtcTime, nullable=False),
+    Column("finished_at", UtcTime),
+    _one_of("state", ATTEMPT_STATES),
+    CheckConstraint("attempt >= 1", name="attempt_positive"),
+)
+
+run_events = Table(
+    "run_events",
+    metadata,
+    Column("event_id", _Serial, primary_key=True, autoincrement=True),
+    Column("run_id", String, nullable=False),
+    Column("phase_id", String),
+    Column("attempt", Integer),
+    Column("occurred_at", UtcTime, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("from_state", String),
+    Column("to_state", String),
+    Column("why", Text, nullable=False),
+    Index("ix_run_events_run_id_event_id", "run_id", "event_id"),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("request_id", String, primary_key=True),
+    Column("run_id", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("arguments", JSON, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("client", Text, nullable=False),
+    Column("state", String, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("handled_at", UtcTime),
+    _one_of("state", REQUEST_STATES),
+    Index("ix_requests_state_created_at", "state", "created_at"),
+    Index("ix_requests_run_id_created_at", "run_id", "created_at"),
+)
+
+overrides = Table(
+    "overrides",
+    metadata,
+    Column("override_id", _Serial, primary_key=True, autoincrement=True),
+    Column("scope", String, nullable=False),
+    Column("run_id", String),
+    Column("role", String, nullable=False),
+    Column("category", String, nullable=False),
+    Column("complexity", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("client", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("expires_at", UtcTime),
+    Column("withdrawn_at", UtcTime),
+    _one_of("scope", ("run", "global")),
+    CheckConstraint("(scope = 'run') = (run_id IS NOT NULL)", name="run_scope_has_run"),
+    Index("ix_overrides_run_id", "run_id"),
+)
+
+notes = Table(
+    "notes",
+    metadata,
+    Column("note_id", _Serial, primary_key=True, autoincrement=True),
+    Column("run_id", String, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("source", String, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("file_key", String),
+    Column("created_at", UtcTime, nullable=False),
+    Column("withdrawn_at", UtcTime),
+    Column("first_phase_id", String),
+    Column("first_delivered_at", UtcTime),
+    Column("delivered_count", Integer, nullable=False),
+    _one_of("source", ("tool", "cli", "file")),
+    UniqueConstraint("run_id", "file_key"),
+    Index("ix_notes_run_id_note_id", "run_id", "note_id"),
+)
+
+budget_scopes = Table(
+    "budget_scopes",
+    metadata,
+    Column("scope", String, primary_key=True),
+    Column("settled_tokens", BigInteger, nullable=False),
+    Column("reserved_tokens", BigInteger, nullable=False),
+    Column("settled_nano", BigInteger, nullable=False),
+    Column("reserved_nano", BigInteger, nullable=False),
+    CheckConstraint(
+        "settled_tokens >= 0 AND reserved_tokens >= 0 AND settled_nano >= 0 AND reserved_nano >= 0",
+        name="counters_not_negative",
+    ),
+)
+
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("call_id", String, primary_key=True),
+    Column("provider", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("role", String, nullable=False),
+    Column("purpose", String, nullable=False),
+    Column("run_id", String),
+    Column("phase_id", String),
+    Column("attempt", Integer),
+    Column("category", String),
+    Column("bound_input", BigInteger, nullable=False),
+    Column("bound_output", BigInteger, nullable=False),
+    Column("bound_nano", BigInteger),
+    Column("state", String, nullable=False),
+    Column("reserved_at", UtcTime, nullable=False),
+    Column("lease_expires_at", UtcTime, nullable=False),
+    Column("resolved_at", UtcTime),
+    _one_of("state", RESERVATION_STATES),
+    CheckConstraint(
+        "bound_input >= 0 AND bound_output >= 0 AND (bound_nano IS NULL OR bound_nano >= 0)", name="bounds_positive"
+    ),
+    Index("ix_reservations_state_lease_expires_at", "state", "lease_expires_at"),
+    Index("ix_reservations_run_id", "run_id"),
+)
+
+usage_events = Table(
+    "usage_events",
+    metadata,
+    Column("call_id", String, primary_key=True),
+    Column("response_id", String),
+    Column("request_id", String),
+    Column("provider", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("role", String, nullable=False),
+    Column("purpose", String, nullable=False),
+    Column("run_id", String),
+    Column("phase_id", String),
+    Column("attempt", Integer),
+    Column("category", String),
+    Column("status", String, nullable=False),
+    Column("usage_source", String, nullable=False),
+    Column("uncached_input", BigInteger, nullable=False),
+    Column("cache_read", BigInteger, nullable=False),
+    Column("cache_write_5m", BigInteger, nullable=False),
+    Column("cache_write_1h", BigInteger, nullable=False),
+    Column("cache_write_other", BigInteger, nullable=False),
+    Column("output", BigInteger, nullable=False),
+    Column("reasoning", BigInteger, nullable=False),
+    Column("charged_tokens", BigInteger, nullable=False),
+    Column("charged_nano", BigInteger, nullable=False),
+    Column("cost_nano", BigInteger),
+    Column("price_version", String),
+    Column("service_tier", String),
+    Column("processing", String, nullable=False),
+    Column("tool_calls", JSON, nullable=False),
+    Column("raw_usage", JSON),
+    Column("error", Text),
+    Column("occurred_at", UtcTime, nullable=False),
+    Column("started_at", UtcTime),
+    Column("recorded_at", UtcTime, nullable=False),
+    _one_of("status", ("ok", "failed", "cut", "expired", "external")),
+    _one_of("usage_source", ("provider", "partial", "estimated", "expired")),
+    CheckConstraint(
+        "uncached_input >= 0 AND cache_read >= 0 AND cache_write_5m >= 0 AND cache_write_1h >= 0"
+        " AND cache_write_other >= 0 AND output >= 0 AND reasoning >= 0 AND reasoning <= output",
+        name="counts_possible",
+    ),
+    Index("ix_usage_events_occurred_at", "occurred_at"),
+    Index("ix_usage_events_run_id", "run_id"),
+    Index("ix_usage_events_provider_response_id", "provider", "response_id"),
+)
+
+usage_lines = Table(
+    "usage_lines",
+    metadata,
+    Column("call_id", String, ForeignKey("usage_events.call_id"), primary_key=True),
+    Column("line_index", Integer, primary_key=True),
+    Column("model", String, nullable=False),
+    Column("uncached_input", BigInteger, nullable=False),
+    Column("cache_read", BigInteger, nullable=False),
+    Column("cache_write_5m", BigInteger, nullable=False),
+    Column("cache_write_1h", BigInteger, nullable=False),
+    Column("cache_write_other", BigInteger, nullable=False),
+    Column("output", BigInteger, nullable=False),
+    Column("reasoning", BigInteger, nullable=False),
+)
+
+
+def _sums() -> tuple[Column[int], ...]:
+    names = (
+        "calls", "failed_calls", "unpriced_calls", "uncached_input", "cache_read", "cache_write", "output", "reasoning",
+        "charged_tokens", "charged_nano", "cost_nano",
+    )  # fmt: skip
+    return tuple(Column(name, BigInteger, nullable=False) for name in names)
+
+
+# Group keys are never NULL, because NULL is not equal to itself in a primary key: '' means "none".
+usage_hours = Table(
+    "usage_hours",
+    metadata,
+    Column("hour_start", UtcTime, primary_key=True),
+    Column("purpose", String, primary_key=True),
+    Column("provider", String, primary_key=True),
+    Column("model", String, primary_key=True),
+    Column("role", String, primary_key=True),
+    Column("category", String, primary_key=True),
+    *_sums(),
+)
+
+usage_phases = Table(
+    "usage_phases",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("phase_id", String, primary_key=True),
+    Column("purpose", String, primary_key=True),
+    Column("role", String, primary_key=True),
+    Column("provider", String, primary_key=True),
+    Column("model", String, primary_key=True),
+    *_sums(),
+)
+
+breaches = Table(
+    "breaches",
+    metadata,
+    Column("breach_id", _Serial, primary_key=True, autoincrement=True),
+    Column("scope", String, nullable=False),
+    Column("unit", String, nullable=False),
+    Column("call_id", String, nullable=False),
+    Column("allowance", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    Column("occurred_at", UtcTime, nullable=False),
+    Column("why", Text, nullable=False),
+    _one_of("unit", ("tokens", "nano_usd")),
+)

@@ -1,0 +1,113 @@
+"""The one thread of a process that writes: it drains what is waiting into one transaction and answers after the commit.
+
+It owns the process's only writing connection (contract 28) and the grouping of commits (docs/accounting.md); it does not
+know what the operations mean. ``Database.write`` is its only caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from autopack_mcp.errors import DatabaseError
+
+T = TypeVar("T")
+
+BATCH_LIMIT = 256  # Operations per transaction: enough to amortize one fsync, few enough to answer within milliseconds.
+RETRY_LIMIT = 5  # Serialization failures of PostgreSQL are retried at most this often.
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    operation: Callable[[Connection], Any]
+    answer: Future[Any]
+
+
+class Writer:
+    """Runs operations in order, many to a transaction; starts its thread at the first one."""
+
+    def __init__(self, engine: Engine, *, translate: Callable[[DBAPIError], DatabaseError]) -> None:
+        self._engine = engine
+        self._translate = translate
+        self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
+        self._lock = Lock()
+        self._thread: Thread | None = None
+        self._is_closed = False
+
+    def submit(self, operation: Callable[[Connection], T]) -> Future[T]:
+        """Queue an operation; the future is done after the commit, or failed with nothing of the operation written."""
+        answer: Future[T] = Future()
+        with self._lock:
+            if self._is_closed:
+                raise DatabaseError("The database is closed.")
+            if self._thread is None:
+                self._thread = Thread(target=self._run, name="database-writer", daemon=True)
+                self._thread.start()
+            self._queue.put(_Waiting(operation, answer))
+        return answer
+
+    def close(self) -> None:
+        """Write what is queued, then give the connection back; safe to call twice."""
+        with self._lock:
+            self._is_closed = True
+            thread, self._thread = self._thread, None
+            if thread is not None:
+                self._queue.put(None)
+        if thread is not None:
+            thread.join()
+        self._engine.dispose()
+
+    def _run(self) -> None:
+        while (first := self._queue.get()) is not None:
+            batch, is_last = self._drain(first)
+            self._commit(batch)
+            if is_last:
+                return
+
+    def _drain(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
+        batch = [first]
+        while len(batch) < BATCH_LIMIT:
+            try:
+                waiting = self._queue.get_nowait()
+            except Empty:
+                break
+            if waiting is None:
+                return batch, True
+            batch.append(waiting)
+        return batch, False
+
+    def _commit(self, batch: list[_Waiting]) -> None:
+        try:
+            results = self._in_one_transaction(batch)
+        except Exception as error:  # noqa: BLE001  Whatever an operation raises belongs to its caller, not to this thread.
+            if len(batch) == 1:
+                batch[0].answer.set_exception(self._translate(error) if isinstance(error, DBAPIError) else error)
+                return
+            # One of them failed and took the transaction along; alone, each stands or falls by itself.
+            for waiting in batch:
+                self._commit([waiting])
+        else:
+            for waiting, result in zip(batch, results, strict=True):
+                waiting.answer.set_result(result)
+
+    def _in_one_transaction(self, batch: list[_Waiting]) -> list[Any]:
+        for remaining in reversed(range(RETRY_LIMIT)):
+            try:
+                with self._engine.begin() as connection:
+                    return [waiting.operation(connection) for waiting in batch]
+            except DBAPIError as error:
+                if not (remaining and _is_serialization_failure(error)):
+                    raise
+        raise AssertionError("unreachable: the last try either returned or raised")
+
+
+def _is_serialization_failure(error: DBAPIError) -> bool:
+    # SQLSTATE class 40: the server rolled back only because of a neighbour.
+    return str(getattr(error.orig, "sqlstate", None) or "").startswith("40")

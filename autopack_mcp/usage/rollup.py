@@ -1,0 +1,123 @@
+"""Books one usage event with its sums, in the caller's transaction: the row, its lines, the hour and the phase.
+
+It owns the arithmetic of the derived tables, so that they equal the sum of the events at every commit; it decides nothing
+and checks no cap. The ledger is its caller; ``usage_hours`` and ``usage_phases`` can be rebuilt from the events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Table, delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from autopack_mcp.database.tables import usage_events, usage_hours, usage_lines, usage_phases
+from autopack_mcp.usage.event import TokenCounts, UsageEvent
+
+_COUNTS = (
+    "uncached_input", "cache_read", "cache_write_5m", "cache_write_1h", "cache_write_other", "output", "reasoning",
+)  # fmt: skip
+_SUMS = (
+    "calls", "failed_calls", "unpriced_calls", "uncached_input", "cache_read", "cache_write", "output", "reasoning",
+    "charged_tokens", "charged_nano", "cost_nano",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a call weighs against the caps: more than its known tokens when the truth is only a lower bound."""
+
+    tokens: int
+    nano_usd: int
+
+
+def book(connection: Connection, event: UsageEvent, charge: Charge, recorded_at: datetime) -> None:
+    """Insert the event and add it to every sum."""
+    connection.execute(insert(usage_events).values(**_event_row(event, charge, recorded_at)))
+    _insert_lines(connection, event)
+    _add_to_sums(connection, event, _sums_of(event, charge))
+
+
+def rebook(connection: Connection, old: UsageEvent, old_charge: Charge, new: UsageEvent, charge: Charge,
+           recorded_at: datetime) -> None:  # fmt: skip
+    """Replace a booked event by a later truth about the same call, sums included."""
+    minus = {name: -value for name, value in _sums_of(old, old_charge).items()}
+    _add_to_sums(connection, old, minus)
+    same_call = usage_events.c.call_id == new.call_id
+    connection.execute(update(usage_events).where(same_call).values(**_event_row(new, charge, recorded_at)))
+    connection.execute(delete(usage_lines).where(usage_lines.c.call_id == new.call_id))
+    _insert_lines(connection, new)
+    _add_to_sums(connection, new, _sums_of(new, charge))
+
+
+def booked_event(connection: Connection, call_id: str) -> tuple[UsageEvent, Charge] | None:
+    """The event of a call as it is booked now, and what it was charged; None when there is none."""
+    row = connection.execute(select(usage_events).where(usage_events.c.call_id == call_id)).mappings().first()
+    if row is None:
+        return None
+    names = set(UsageEvent.__dataclass_fields__) - {"counts", "lines"}
+    facts: dict[str, Any] = {name: row[name] for name in names}
+    counts = TokenCounts(**{name: row[name] for name in _COUNTS})
+    return UsageEvent(counts=counts, **facts), Charge(row["charged_tokens"], row["charged_nano"])
+
+
+def _event_row(event: UsageEvent, charge: Charge, recorded_at: datetime) -> dict[str, Any]:
+    fields = set(UsageEvent.__dataclass_fields__) - {"counts", "lines", "tool_calls", "raw_usage"}
+    return {
+        **{name: getattr(event, name) for name in fields},
+        **_count_columns(event.counts),
+        "tool_calls": dict(event.tool_calls),
+        "raw_usage": None if event.raw_usage is None else dict(event.raw_usage),
+        "charged_tokens": charge.tokens,
+        "charged_nano": charge.nano_usd,
+        "recorded_at": recorded_at,
+    }
+
+
+def _count_columns(counts: TokenCounts) -> dict[str, int]:
+    return {name: getattr(counts, name) for name in _COUNTS}
+
+
+def _insert_lines(connection: Connection, event: UsageEvent) -> None:
+    if len(event.lines) < 2:
+        return  # One line would only repeat the event.
+    rows = [
+        {"call_id": event.call_id, "line_index": index, "model": line.model, **_count_columns(line.counts)}
+        for index, line in enumerate(event.lines)
+    ]
+    connection.execute(insert(usage_lines), rows)
+
+
+def _sums_of(event: UsageEvent, charge: Charge) -> dict[str, int]:
+    counts = event.counts
+    return {
+        "calls": 1,
+        "failed_calls": 0 if event.status in ("ok", "external") else 1,
+        "unpriced_calls": 1 if event.cost_nano is None else 0,
+        "uncached_input": counts.uncached_input,
+        "cache_read": counts.cache_read,
+        "cache_write": counts.cache_write,
+        "output": counts.output,
+        "reasoning": counts.reasoning,
+        "charged_tokens": charge.tokens,
+        "charged_nano": charge.nano_usd,
+        "cost_nano": event.cost_nano or 0,
+    }
+
+
+def _add_to_sums(connection: Connection, event: UsageEvent, sums: Mapping[str, int]) -> None:
+    hour = event.occurred_at.replace(minute=0, second=0, microsecond=0)
+    common = {"purpose": event.purpose, "provider": event.provider, "model": event.model, "role": event.role}
+    _add(connection, usage_hours, {**common, "hour_start": hour, "category": event.category or ""}, sums)
+    if event.run_id is not None:
+        _add(connection, usage_phases, {**common, "run_id": event.run_id, "phase_id": event.phase_id or ""}, sums)
+
+
+def _add(connection: Connection, table: Table, key: Mapping[str, Any], sums: Mapping[str, int]) -> None:
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    row = dialect.insert(table).values(**key, **sums)
+    added = {name: table.c[name] + row.excluded[name] for name in _SUMS}
+    connection.execute(row.on_conflict_do_update(index_elements=list(key), set_=added))
