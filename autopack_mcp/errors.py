@@ -240,9 +240,17 @@ class ProviderRateLimited(ProviderError):
     code = "provider_rate_limited"
     retryable = True
 
-    def __init__(self, message: str, *, provider: str, model: str = "", request_id: str | None = None,
-                 retry_after_s: float | None = None) -> None:
-        super().__init__(message, provider=provider, model=model, request_id=request_id, billed="no")
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str,
+        model: str = "",
+        request_id: str | None = None,
+        billed: Literal["no", "unknown"] = "no",
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, provider=provider, model=model, request_id=request_id, billed=billed)
         self.retry_after_s = retry_after_s
 
 
@@ -252,9 +260,18 @@ class ProviderUnavailable(ProviderError):
     code = "provider_unavailable"
     retryable = True
 
-    def __init__(self, message: str, *, provider: str, model: str = "", request_id: str | None = None,
-                 billed: Literal["no", "unknown"] = "unknown", retry_after_s: float | None = None) -> None:
-        super().__init__(message, provider=provider, model=model, request_id=request_id, billed=billed)
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str,
+        model: str = "",
+        request_id: str | None = None,
+        billed: Literal["no", "unknown"] = "unknown",
+        retry_after_s: float | None = None,
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, provider=provider, model=model, request_id=request_id, billed=billed, hint=hint)
         self.retry_after_s = retry_after_s
 
 
@@ -263,9 +280,18 @@ class ProviderRefused(ProviderError):
 
     code = "provider_refused"
 
-    def __init__(self, message: str, *, provider: str, model: str = "", request_id: str | None = None,
-                 status: int, hint: str = "") -> None:
-        super().__init__(message, provider=provider, model=model, request_id=request_id, billed="no", hint=hint)
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str,
+        model: str = "",
+        request_id: str | None = None,
+        status: int,
+        billed: Literal["no", "unknown"] = "no",
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, provider=provider, model=model, request_id=request_id, billed=billed, hint=hint)
         self.status = status
 
 
