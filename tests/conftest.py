@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import NoReturn
 
 import pytest
 
 from autopack_mcp.clock import ManualClock
+from tests.upstream.harness import Upstream, running_upstream, why_it_cannot_run
+
+
+def require_in_ci(reason: str) -> NoReturn:
+    """Skip a test that this machine cannot run, and say why; with ``CI=true`` it fails, for there it must run."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"This must run in CI: {reason}")
+    pytest.skip(reason)
 
 
 @pytest.fixture
@@ -19,3 +30,20 @@ def anyio_backend() -> str:
 def clock() -> ManualClock:
     """A clock that stands still on a Wednesday noon, far from every window's edge."""
     return ManualClock(datetime(2026, 11, 18, 12, 0, tzinfo=UTC))
+
+
+@pytest.fixture(scope="session")
+def upstream_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
+    """One upstream for all tests of this process; tests ask for ``upstream``."""
+    if reason := why_it_cannot_run():
+        require_in_ci(reason)
+    with running_upstream(tmp_path_factory.mktemp("upstream") / "stderr.log") as running:
+        yield running
+
+
+@pytest.fixture
+def upstream(upstream_process: Upstream) -> Iterator[Upstream]:
+    """A scripted HTTP upstream with an empty script; a request it had no answer for fails the test."""
+    upstream_process.forget()
+    yield upstream_process
+    assert not upstream_process.unanswered()
