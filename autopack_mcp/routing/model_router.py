@@ -7,7 +7,7 @@ choice may still be denied by the ledger, which alone knows the caps to the toke
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -34,14 +34,19 @@ class UnitPrice:
 
 @dataclass(frozen=True, slots=True)
 class RoutingSnapshot:
-    """Everything a choice depends on, read at one moment. ``unit_prices`` lacks the models whose price is unknown."""
+    """Everything a choice depends on, read at one moment.
+
+    ``unit_price`` answers None for a model whose price is unknown; it is a function because the price list is only
+    loaded when a soft limit makes somebody ask. ``denied_models`` are fallbacks whose reservation was just denied.
+    """
 
     at: datetime
     model_map: ModelMap
     models: Mapping[str, ModelSettings]
     standings: Mapping[str, ProviderStanding]
-    unit_prices: Mapping[str, UnitPrice] = field(default_factory=dict)
+    unit_price: Callable[[str], UnitPrice | None] = lambda model: None
     run_overrides: tuple[Override, ...] = ()
+    denied_models: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +205,14 @@ def _objection(snapshot: RoutingSnapshot, candidate: str, original: str) -> str 
     model = snapshot.models.get(candidate)
     if model is None:
         return "it is not in the catalog"
+    if candidate in snapshot.denied_models:
+        return "its own cap denied the call"
     standing = snapshot.standings[model.provider]
     if standing.missing_key_variable is not None:
         return f"{standing.missing_key_variable} is not set"
     if standing.soft_cap is not None:
         return _soft_reason(standing)
-    price, original_price = snapshot.unit_prices.get(candidate), snapshot.unit_prices.get(original)
+    price, original_price = snapshot.unit_price(candidate), snapshot.unit_price(original)
     if price is None or original_price is None:
         return f"the price of {candidate if price is None else original} is unknown, so it may be dearer"
     return f"it is dearer than {original}" if price.is_dearer_than(original_price) else None

@@ -1,0 +1,56 @@
+"""How far a run is, from its phases alone: a pure count that the tools, the page and the command line share.
+
+Percent is 0 to 100 and falls only when a person retries a finished phase (contract 19).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autopack_mcp.runs.records import PhaseRecord
+from autopack_mcp.runs.states import PHASE_ACTIVE, PHASE_COMPLETED
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """Counts of phases and tiers; indexes start at 1 and are None for a run without phases.
+
+    ``current_*`` is the phase in hand, else the next queued one, else the last one.
+    """
+
+    total_tiers: int
+    total_phases: int
+    completed_tiers: int
+    completed_phases: int
+    percent_complete: float
+    current_tier_index: int | None
+    current_tier_name: str | None
+    current_phase_index: int | None
+    current_phase_name: str | None
+
+
+def progress_of(phases: Sequence[PhaseRecord]) -> RunProgress:
+    """The progress of a run with these phases, in plan order."""
+    done = [phase for phase in phases if phase.state in PHASE_COMPLETED]
+    tiers = {phase.tier_index for phase in phases}
+    unfinished = {phase.tier_index for phase in phases if phase.state not in PHASE_COMPLETED}
+    current = current_phase(phases)
+    return RunProgress(
+        total_tiers=len(tiers),
+        total_phases=len(phases),
+        completed_tiers=len(tiers - unfinished),
+        completed_phases=len(done),
+        percent_complete=round(100 * len(done) / len(phases), 1) if phases else 0.0,
+        current_tier_index=current.tier_index if current else None,
+        current_tier_name=current.tier_name if current else None,
+        current_phase_index=current.phase_index if current else None,
+        current_phase_name=current.name if current else None,
+    )
+
+
+def current_phase(phases: Sequence[PhaseRecord]) -> PhaseRecord | None:
+    """The phase in hand, else the next queued one, else the last; None when there are none."""
+    active = next((phase for phase in phases if phase.state in PHASE_ACTIVE), None)
+    queued = next((phase for phase in phases if phase.state == "queued"), None)
+    return active or queued or (phases[-1] if phases else None)

@@ -1,0 +1,93 @@
+"""What people ask of a run: rows with an author, a client and a time, answered by the supervisor alone.
+
+Tools and the command line record an intention here and wait briefly for its answer; they never move a run themselves.
+Repeating a request that is already true changes nothing.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import Connection, insert, select, update
+
+from autopack_mcp.database.tables import requests
+from autopack_mcp.runs.states import RunEvent, RunState
+
+Action = Literal["pause", "resume", "cancel"]
+RequestState = Literal["pending", "done", "refused"]
+
+# What a request already is when the run stands there: asking again answers, and changes nothing.
+ALREADY_TRUE: Mapping[Action, frozenset[RunState]] = {
+    "pause": frozenset({"pausing", "paused", "budget_paused"}),
+    "resume": frozenset({"queued", "running"}),
+    "cancel": frozenset({"cancelling", "cancelled"}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """One request. ``answer`` says in words what was done or why not, empty while it is pending."""
+
+    request_id: str
+    run_id: str
+    action: Action
+    author: str
+    client: str
+    state: RequestState
+    answer: str
+    created_at: datetime
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    handled_at: datetime | None = None
+
+
+def event_of(action: Action, state: RunState) -> RunEvent:
+    """The run event that an action means in a state: "resume" retries a phase that needs attention."""
+    return "retry" if action == "resume" and state == "needs_attention" else action
+
+
+def add_request(
+    connection: Connection,
+    run_id: str,
+    action: Action,
+    author: str,
+    client: str,
+    at: datetime,
+    arguments: Mapping[str, Any] | None = None,
+) -> str:
+    """Write a request down, or find the equal one that is still pending; returns its id."""
+    pending = select(requests.c.request_id).where(
+        requests.c.run_id == run_id, requests.c.action == action, requests.c.state == "pending"
+    )
+    known = connection.execute(pending).scalar()
+    if known is not None:
+        return str(known)
+    request_id = f"q-{secrets.token_hex(4)}"
+    row = {"request_id": request_id, "run_id": run_id, "action": action, "author": author, "client": client}
+    connection.execute(
+        insert(requests).values(**row, arguments=dict(arguments or {}), state="pending", answer="", created_at=at)
+    )
+    return request_id
+
+
+def answer_request(connection: Connection, request_id: str, state: RequestState, answer: str, at: datetime) -> None:
+    """Close a request with what came of it."""
+    mine = requests.c.request_id == request_id
+    connection.execute(update(requests).where(mine).values(state=state, answer=answer, handled_at=at))
+
+
+def request_by_id(connection: Connection, request_id: str) -> RequestRecord:
+    """One request as it stands."""
+    row = connection.execute(select(requests).where(requests.c.request_id == request_id)).mappings().one()
+    return RequestRecord(**row)
+
+
+def pending_requests(connection: Connection, run_ids: Sequence[str] | None = None) -> tuple[RequestRecord, ...]:
+    """Requests that nobody has answered, oldest first; of some runs, or of all."""
+    found = select(requests).where(requests.c.state == "pending").order_by(requests.c.created_at)
+    if run_ids is not None:
+        found = found.where(requests.c.run_id.in_(run_ids))
+    return tuple(RequestRecord(**row) for row in connection.execute(found).mappings())

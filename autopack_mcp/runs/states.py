@@ -1,0 +1,99 @@
+"""The two state machines, as pure total functions: what may follow what (docs/runs.md draws them, a test compares).
+
+They own the words of states and events. They touch nothing; the store makes a move only where ``next_run_state`` or
+``next_phase_state`` names one, and the tools ask ``allowed_run_events`` to say what is possible instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+RunState = Literal[
+    "queued", "running", "pausing", "paused", "budget_paused", "needs_attention", "cancelling",
+    "succeeded", "failed", "cancelled",
+]  # fmt: skip
+RunEvent = Literal[
+    "start", "pause", "resume", "retry", "cancel", "give_up",  # what people and the supervisor ask for
+    "boundary", "stopped", "all_done", "done_with_failures", "phase_failed", "budget_denied",  # what happens
+]  # fmt: skip
+PhaseState = Literal[
+    "queued", "building", "applying", "verifying", "auditing", "committing",
+    "succeeded", "failed", "skipped", "cancelled",
+]  # fmt: skip
+PhaseEvent = Literal[
+    "begin", "built", "applied", "verified", "approved", "committed",
+    "attempt_failed", "attempts_used_up", "retry", "skip", "cancel",
+]  # fmt: skip
+
+RUN_ENDED: frozenset[RunState] = frozenset({"succeeded", "failed", "cancelled"})
+RUN_ACTIVE: frozenset[RunState] = frozenset({"queued", "running", "pausing", "cancelling"})  # A supervisor must act.
+PHASE_COMPLETED: frozenset[PhaseState] = frozenset({"succeeded", "skipped"})
+PHASE_ENDED: frozenset[PhaseState] = frozenset({"succeeded", "failed", "skipped", "cancelled"})
+PHASE_ACTIVE: frozenset[PhaseState] = frozenset({"building", "applying", "verifying", "auditing", "committing"})
+
+_RUN_MOVES: Mapping[RunState, Mapping[RunEvent, RunState]] = {
+    "queued": {"start": "running", "pause": "paused", "cancel": "cancelling"},
+    "running": {
+        "pause": "pausing",
+        "cancel": "cancelling",
+        "all_done": "succeeded",
+        "done_with_failures": "failed",
+        "phase_failed": "needs_attention",
+        "budget_denied": "budget_paused",
+    },
+    "pausing": {
+        "boundary": "paused",
+        "resume": "running",
+        "cancel": "cancelling",
+        "all_done": "succeeded",
+        "done_with_failures": "failed",
+        "phase_failed": "needs_attention",
+        "budget_denied": "budget_paused",
+    },
+    "paused": {"resume": "running", "cancel": "cancelling"},
+    "budget_paused": {"resume": "running", "cancel": "cancelling"},
+    "needs_attention": {"retry": "running", "cancel": "cancelling", "give_up": "failed"},
+    "cancelling": {"stopped": "cancelled"},
+    "succeeded": {},
+    "failed": {},
+    "cancelled": {},
+}
+
+_WHILE_ACTIVE: Mapping[PhaseEvent, PhaseState] = {
+    "attempt_failed": "queued",
+    "attempts_used_up": "failed",
+    "cancel": "cancelled",
+}
+_PHASE_MOVES: Mapping[PhaseState, Mapping[PhaseEvent, PhaseState]] = {
+    "queued": {"begin": "building", "skip": "skipped", "cancel": "cancelled"},
+    "building": {"built": "applying", **_WHILE_ACTIVE},
+    "applying": {"applied": "verifying", **_WHILE_ACTIVE},
+    "verifying": {"verified": "auditing", **_WHILE_ACTIVE},
+    "auditing": {"approved": "committing", **_WHILE_ACTIVE},
+    "committing": {"committed": "succeeded", **_WHILE_ACTIVE},
+    "succeeded": {},
+    "failed": {"retry": "queued", "skip": "skipped", "cancel": "cancelled"},
+    "skipped": {},
+    "cancelled": {},
+}
+
+
+def next_run_state(state: RunState, event: RunEvent) -> RunState | None:
+    """The state that follows, or None when the event means nothing in this state."""
+    return _RUN_MOVES[state].get(event)
+
+
+def next_phase_state(state: PhaseState, event: PhaseEvent) -> PhaseState | None:
+    """The state that follows, or None when the event means nothing in this state."""
+    return _PHASE_MOVES[state].get(event)
+
+
+def allowed_run_events(state: RunState) -> tuple[RunEvent, ...]:
+    """Every event that a run in this state accepts, in the order of the drawing."""
+    return tuple(_RUN_MOVES[state])
+
+
+def allowed_phase_events(state: PhaseState) -> tuple[PhaseEvent, ...]:
+    """Every event that a phase in this state accepts."""
+    return tuple(_PHASE_MOVES[state])
