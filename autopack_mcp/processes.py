@@ -1,0 +1,415 @@
+"""Starts a command, bounds it, and ends its whole process tree: deadline, output cap, nothing left behind.
+
+It owns process groups, marks and pipes; it knows no git, no run and no plan, and it does not judge what a command said.
+The workspace and the verification run everything through ``run_command``, confined by ``sandbox`` where needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Literal
+
+import anyio
+
+log = logging.getLogger(__name__)
+
+OUTPUT_CAP_BYTES = 1_000_000  # What is kept of a command's output: the first and the last half of it.
+FLOOD_FACTOR = 256  # A command that writes this many times its cap will not stop by itself; at 256 MB it is ended.
+TERM_GRACE_S = 0.2  # Cancelling must end in a second; what has not obeyed SIGTERM by now gets SIGKILL.
+KILL_PATIENCE_S = 2.0  # SIGKILL needs milliseconds; beyond this the kernel itself is stuck (a dead disk or mount).
+DRAIN_GRACE_S = 0.2  # `exec > >(tee log)`: a reader may still be writing when the shell has gone.
+MARK_VARIABLE = "AUTOPACK_COMMAND_MARK"
+
+_POLL_S = 0.01
+_READ_BYTES = 65_536
+_DRAIN_READS = 64  # Four times what Linux lets a pipe hold: somebody who still writes cannot keep us reading.
+_LABEL = re.compile(r"[A-Za-z0-9._-]*")
+# Variables that are or unlock secrets, that are ours, or that would point the command's git at another repository.
+_UNWANTED = re.compile(
+    r".*(?:API_?KEY|TOKEN|SECRET|SECRET_KEY|ACCESS_KEY|PASSWORD|PASSPHRASE|CREDENTIALS)|AUTOPACK_.*|SSH_AUTH_SOCK"
+    r"|GIT_(?:DIR|WORK_TREE|INDEX_FILE|COMMON_DIR|NAMESPACE|PREFIX|ASKPASS|CONFIG.*|(?:ALTERNATE_)?OBJECT_DIRECTOR.*)",
+    re.IGNORECASE,
+)
+
+Ending = Literal["exited", "timed out", "flooded", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """How a command ended.
+
+    ``exit_code`` is negative when a signal ended it, and None when we did. ``output`` is decoded as UTF-8, what is not
+    UTF-8 replaced, with a line in the middle that says how many bytes were left out. ``errors`` is empty unless they
+    were asked for apart; ``flooded`` is True when it was ended because it would not stop writing.
+    """
+
+    exit_code: int | None
+    timed_out: bool
+    output: str
+    output_truncated: bool
+    duration_s: float
+    errors: str = ""
+    flooded: bool = False
+
+
+async def run_command(
+    argv: Sequence[str],
+    *,
+    cwd: Path | str,
+    env: Mapping[str, str],
+    timeout_s: float,
+    output_cap_bytes: int = OUTPUT_CAP_BYTES,
+    input: bytes | None = None,
+    label: str = "",
+    errors_apart: bool = False,
+    sweep: bool = True,
+) -> CommandResult:
+    """Run ``argv`` in a process group of its own until it ends, its deadline passes or it floods its output.
+
+    When this returns or raises, cancelled included, no process of its tree is left: its group, and every process that
+    carries the mark we put into its environment, get SIGTERM and 0.2 s later SIGKILL. A command that has ended by
+    itself is over together with what it left in the background.
+
+    Args:
+        argv: program and arguments; wrap them with ``Sandbox.wrap`` first to confine the command.
+        env: the whole environment of the command; see ``clean_environment``.
+        timeout_s: seconds until the tree is killed.
+        output_cap_bytes: how much output is kept, per stream.
+        input: what it reads on standard input; nothing by default.
+        label: names whose command it is, so that ``kill_leftovers`` finds it after a crash of this process.
+        errors_apart: keep standard error in ``errors`` instead of in ``output``.
+        sweep: False trusts a command that ended by itself to have left nothing behind, and saves looking.
+
+    Raises:
+        OSError: the program or ``cwd`` does not exist or may not be used. Nothing was started.
+    """
+    started = asyncio.get_running_loop().time()
+    mark = _Mark(label)
+    process: asyncio.subprocess.Process | None = None
+    ending: Ending = "interrupted"
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(_Capture(output_cap_bytes))
+        errors = stack.enter_context(_Capture(output_cap_bytes)) if errors_apart else None
+        captures = [capture for capture in (output, errors) if capture is not None]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                cwd=cwd,
+                env={**env, MARK_VARIABLE: mark.value},
+                stdin=stack.enter_context(_standard_input(input)),
+                stdout=output.write_fd,
+                stderr=errors.write_fd if errors else subprocess.STDOUT,
+                start_new_session=True,
+            )
+            for capture in captures:
+                capture.close_writer()
+            ending = await _watch(process, captures, timeout_s)
+        finally:
+            if sweep or ending != "exited":
+                await _uninterrupted(_end(process, mark))
+        for capture in captures:
+            capture.drain()
+        return CommandResult(
+            exit_code=process.returncode if ending == "exited" else None,
+            timed_out=ending == "timed out",
+            output=output.text(),
+            output_truncated=output.is_truncated,
+            duration_s=asyncio.get_running_loop().time() - started,
+            errors=errors.text() if errors else "",
+            flooded=ending == "flooded",
+        )
+
+
+async def kill_leftovers(label: str) -> int:
+    """Kill what a dead process of ours left running under ``label``; returns how many processes were found.
+
+    Only the rightful owner of the label may ask: a live command under the same label dies as well.
+    """
+    tree = _Tree(f":{_checked(label)}/")
+    found = len(tree.pids())
+    await _uninterrupted(_kill(tree))
+    return found
+
+
+def clean_environment(environ: Mapping[str, str], key_variables: Iterable[str] = ()) -> dict[str, str]:
+    """What a plan's command may know of our environment: no keys, no tokens, nothing of ours, no colours.
+
+    Args:
+        environ: the environment to start from; PATH, HOME, LANG and the like are kept.
+        key_variables: names that hold keys although they do not look like it (``api_key_env`` of the config).
+    """
+    refused = set(key_variables)
+    kept = {name: value for name, value in environ.items() if name not in refused and not _UNWANTED.fullmatch(name)}
+    return {**kept, "TERM": "dumb", "NO_COLOR": "1", "GIT_TERMINAL_PROMPT": "0"}
+
+
+async def _watch(process: asyncio.subprocess.Process, captures: Sequence[_Capture], timeout_s: float) -> Ending:
+    exited: asyncio.Task[object] = asyncio.ensure_future(process.wait())
+    waited: list[asyncio.Future[object]] = [exited, *(capture.flooded for capture in captures)]
+    try:
+        done, _ = await asyncio.wait(waited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            return "timed out"
+        if exited not in done:
+            return "flooded"
+        await asyncio.wait([capture.ended for capture in captures], timeout=DRAIN_GRACE_S)
+        return "exited"
+    finally:
+        exited.cancel()
+
+
+async def _end(process: asyncio.subprocess.Process | None, mark: _Mark) -> None:
+    await _kill(_Tree(mark.entry, process.pid if process else None))
+    if process is not None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), KILL_PATIENCE_S)
+
+
+async def _uninterrupted(work: Coroutine[object, object, None]) -> None:
+    """Finish ``work`` even when the caller is cancelled meanwhile, and only then let the cancellation through."""
+    cancellation: asyncio.CancelledError | None = None
+    task = asyncio.ensure_future(work)
+    with anyio.CancelScope(shield=True):  # Without it a cancelled anyio scope would wake us again on every turn.
+        while not task.done():
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError as error:
+                cancellation = error
+    task.result()
+    if cancellation is not None:
+        raise cancellation
+
+
+# The process tree ------------------------------------------------------------------------------------------------
+
+
+class _Mark:
+    """A word in the environment of a command, inherited by all it starts: what ``setsid`` and ``nohup`` cannot shed."""
+
+    def __init__(self, label: str) -> None:
+        self.entry = f":{_checked(label)}/{secrets.token_hex(8)}"
+        # A command of ours that runs us again (our own tests, say) passes its own mark on, so both can find the child.
+        self.value = os.environ.get(MARK_VARIABLE, "") + self.entry
+
+
+def _checked(label: str) -> str:
+    assert _LABEL.fullmatch(label), f"a label is letters, digits, dots and dashes: {label!r}"
+    return label
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    pid: int
+    parent: int
+    leader: int
+    mark: str
+
+
+class _Tree:
+    """Everything that descends from a command: by its mark, by the group leader it was born under, or by parent."""
+
+    def __init__(self, entry: str, leader: int | None = None) -> None:
+        self._entry = entry
+        self._leader = leader
+
+    def pids(self) -> set[int]:
+        """Living members now, ourselves never among them."""
+        seen = _list_processes()
+        children: dict[int, list[int]] = {}
+        for process in seen:
+            children.setdefault(process.parent, []).append(process.pid)
+        found: set[int] = set()
+        waiting = [process.pid for process in seen if self._entry in process.mark or process.leader == self._leader]
+        while waiting:
+            pid = waiting.pop()
+            if pid not in found and pid != os.getpid():
+                found.add(pid)
+                waiting += children.get(pid, [])
+        return found
+
+    def bury(self, dead: Iterable[int]) -> None:
+        """Where orphans become our children (we are process 1 of a container) nobody else takes their exit status.
+
+        The leader is left to asyncio, which waits for it.
+        """
+        for pid in dead:
+            if pid != self._leader:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+
+
+async def _kill(tree: _Tree) -> None:
+    victims = tree.pids()
+    if not victims:
+        return
+    _signal(victims, signal.SIGTERM)
+    if not await _gone(tree, victims, TERM_GRACE_S) and not await _gone(tree, victims, KILL_PATIENCE_S, signal.SIGKILL):
+        log.warning("processes %s outlive SIGKILL: the kernel is waiting for a device", sorted(tree.pids()))
+    tree.bury(victims)
+
+
+async def _gone(tree: _Tree, victims: set[int], patience_s: float, number: signal.Signals | None = None) -> bool:
+    """Wait until the tree is empty, sending ``number`` to whatever is still there, newly born children included."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience_s
+    while left := tree.pids():
+        if loop.time() >= deadline:
+            return False
+        victims |= left
+        if number is not None:
+            _signal(left, number)
+        await asyncio.sleep(_POLL_S)
+    return True
+
+
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
+def _list_processes() -> list[_Seen]:
+    return list(_from_proc() if sys.platform == "linux" else _from_psutil())
+
+
+def _from_proc() -> Iterator[_Seen]:
+    for name in os.listdir("/proc"):
+        # A process may end while we look at it, or belong to somebody else; neither is ours to kill.
+        with contextlib.suppress(OSError, ValueError):
+            # "pid (any name, brackets too) state parent group leader …", see proc(5).
+            state, parent, _, leader = _read(f"/proc/{int(name)}/stat").rpartition(")")[2].split()[:4]
+            if state not in "ZX":
+                yield _Seen(int(name), int(parent), int(leader), _mark_from_proc(int(name)))
+
+
+def _mark_from_proc(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        entries = _read(f"/proc/{pid}/environ").split("\0")
+        return next((entry for entry in entries if entry.startswith(f"{MARK_VARIABLE}=")), "")
+    return ""
+
+
+def _from_psutil() -> Iterator[_Seen]:
+    import psutil  # Only where there is no /proc; importing it costs 50 ms.
+
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                mark = process.environ().get(MARK_VARIABLE, "")
+                yield _Seen(process.pid, process.ppid(), os.getsid(process.pid), mark)
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+# Input and output ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _standard_input(content: bytes | None) -> Iterator[int | IO[bytes]]:
+    """A file, not a pipe: a command that never reads it cannot keep us waiting."""
+    if content is None:
+        yield subprocess.DEVNULL
+        return
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        file.seek(0)
+        yield file
+
+
+class _Capture:
+    """Reads one stream of a command as it comes and keeps its head and its tail.
+
+    A pipe of our own rather than a file: a flood waits for us instead of filling the disk, a writer that outlives us
+    gets SIGPIPE, and a grandchild that keeps the stream open holds nobody up, for we stop reading when the command has
+    ended.
+    """
+
+    def __init__(self, cap_bytes: int) -> None:
+        self._half = max(cap_bytes // 2, 1)
+        self._flood_bytes = max(cap_bytes, 2) * FLOOD_FACTOR
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._total = 0
+
+    def __enter__(self) -> _Capture:
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[object] = self._loop.create_future()
+        self.flooded: asyncio.Future[object] = self._loop.create_future()
+        self._read_fd, self.write_fd = os.pipe()
+        os.set_blocking(self._read_fd, False)
+        self._loop.add_reader(self._read_fd, self._read_some)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop()
+        self.close_writer()
+        os.close(self._read_fd)
+        self.flooded.cancel()
+
+    def close_writer(self) -> None:
+        """The command has its own copy now; while we hold one too, the stream never ends."""
+        if self.write_fd >= 0:
+            os.close(self.write_fd)
+            self.write_fd = -1
+
+    def drain(self) -> None:
+        """Take what still lies in the pipe after the command has ended."""
+        for _ in range(_DRAIN_READS):
+            if self.ended.done() or not self._read_some():
+                return
+
+    @property
+    def is_truncated(self) -> bool:
+        """True when the middle is missing."""
+        return self._total > 2 * self._half
+
+    def text(self) -> str:
+        """What was kept, with a line in the middle that says how many bytes are missing."""
+        tail = self._tail[-self._half :]
+        if not self.is_truncated:
+            return (self._head + tail).decode("utf-8", "replace")
+        left_out = self._total - len(self._head) - len(tail)
+        gap = f"\n… {left_out} bytes left out …\n"
+        ending = f"\n… ended: it wrote more than {self._flood_bytes} bytes …\n" if self.flooded.done() else ""
+        return self._head.decode("utf-8", "replace") + gap + tail.decode("utf-8", "replace") + ending
+
+    def _read_some(self) -> bool:
+        try:
+            chunk = os.read(self._read_fd, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        self._keep(chunk)
+        if not chunk or self._total > self._flood_bytes:
+            self._stop()
+        return bool(chunk)
+
+    def _keep(self, chunk: bytes) -> None:
+        self._total += len(chunk)
+        room = self._half - len(self._head)
+        self._head += chunk[:room]
+        self._tail += chunk[room:]
+        if len(self._tail) > 2 * self._half + _READ_BYTES:  # Seldom, so that keeping the tail costs no copying.
+            del self._tail[: -self._half]
+
+    def _stop(self) -> None:
+        self._loop.remove_reader(self._read_fd)
+        if not self.ended.done():
+            self.ended.set_result(None)
+        if self._total > self._flood_bytes and not self.flooded.done():
+            self.flooded.set_result(None)
