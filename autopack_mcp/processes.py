@@ -33,9 +33,13 @@ KILL_PATIENCE_S = 2.0  # SIGKILL needs milliseconds; beyond this the kernel itse
 DRAIN_GRACE_S = 0.2  # `exec > >(tee log)`: a reader may still be writing when the shell has gone.
 MARK_VARIABLE = "AUTOPACK_COMMAND_MARK"
 
+PS_TIMEOUT_S = 5.0  # Where there is no /proc; listing processes takes 20 ms.
+
 _POLL_S = 0.01
 _READ_BYTES = 65_536
 _DRAIN_READS = 64  # Four times what Linux lets a pipe hold: somebody who still writes cannot keep us reading.
+_PS = ("ps", "-A", "-E", "-ww", "-o", "pid=", "-o", "ppid=", "-o", "pgid=", "-o", "stat=", "-o", "command=")
+_MARK_AMONG_WORDS = re.compile(rf"(?<!\S){MARK_VARIABLE}=\S*")
 _LABEL = re.compile(r"[A-Za-z0-9._-]*")
 # Variables that are or unlock secrets, that are ours, or that would point the command's git at another repository.
 _UNWANTED = re.compile(
@@ -72,7 +76,7 @@ async def run_command(
     env: Mapping[str, str],
     timeout_s: float,
     output_cap_bytes: int = OUTPUT_CAP_BYTES,
-    input: bytes | None = None,
+    stdin: bytes | None = None,
     label: str = "",
     errors_apart: bool = False,
     sweep: bool = True,
@@ -88,7 +92,7 @@ async def run_command(
         env: the whole environment of the command; see ``clean_environment``.
         timeout_s: seconds until the tree is killed.
         output_cap_bytes: how much output is kept, per stream.
-        input: what it reads on standard input; nothing by default.
+        stdin: what it reads on standard input; nothing by default.
         label: names whose command it is, so that ``kill_leftovers`` finds it after a crash of this process.
         errors_apart: keep standard error in ``errors`` instead of in ``output``.
         sweep: False trusts a command that ended by itself to have left nothing behind, and saves looking.
@@ -109,7 +113,7 @@ async def run_command(
                 *argv,
                 cwd=cwd,
                 env={**env, MARK_VARIABLE: mark.value},
-                stdin=stack.enter_context(_standard_input(input)),
+                stdin=stack.enter_context(_standard_input(stdin)),
                 stdout=output.write_fd,
                 stderr=errors.write_fd if errors else subprocess.STDOUT,
                 start_new_session=True,
@@ -282,39 +286,34 @@ def _signal(pids: Iterable[int], number: signal.Signals) -> None:
 
 
 def _list_processes() -> list[_Seen]:
-    return list(_from_proc() if sys.platform == "linux" else _from_psutil())
+    return list(_from_proc() if sys.platform == "linux" else _from_ps())
 
 
 def _from_proc() -> Iterator[_Seen]:
-    for name in os.listdir("/proc"):
+    for folder in Path("/proc").glob("[0-9]*"):
         # A process may end while we look at it, or belong to somebody else; neither is ours to kill.
         with contextlib.suppress(OSError, ValueError):
             # "pid (any name, brackets too) state parent group leader …", see proc(5).
-            state, parent, _, leader = _read(f"/proc/{int(name)}/stat").rpartition(")")[2].split()[:4]
+            stat = (folder / "stat").read_text(errors="replace")
+            state, parent, _, leader = stat.rpartition(")")[2].split()[:4]
             if state not in "ZX":
-                yield _Seen(int(name), int(parent), int(leader), _mark_from_proc(int(name)))
+                yield _Seen(int(folder.name), int(parent), int(leader), _mark_in(folder / "environ"))
 
 
-def _mark_from_proc(pid: int) -> str:
+def _mark_in(environ: Path) -> str:
     with contextlib.suppress(OSError):
-        entries = _read(f"/proc/{pid}/environ").split("\0")
+        entries = environ.read_text(errors="replace").split("\0")
         return next((entry for entry in entries if entry.startswith(f"{MARK_VARIABLE}=")), "")
     return ""
 
 
-def _from_psutil() -> Iterator[_Seen]:
-    import psutil  # Only where there is no /proc; importing it costs 50 ms.
-
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.status() != psutil.STATUS_ZOMBIE:
-                mark = process.environ().get(MARK_VARIABLE, "")
-                yield _Seen(process.pid, process.ppid(), os.getsid(process.pid), mark)
-
-
-def _read(path: str) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read()
+def _from_ps(command: Sequence[str] = _PS) -> Iterator[_Seen]:
+    listing = subprocess.run(command, capture_output=True, timeout=PS_TIMEOUT_S, check=False).stdout
+    for line in listing.decode("utf-8", "replace").splitlines():
+        with contextlib.suppress(ValueError):
+            pid, parent, group, state, words = line.split(None, 4)
+            if not state.startswith(("Z", "X")):
+                yield _Seen(int(pid), int(parent), int(group), " ".join(_MARK_AMONG_WORDS.findall(words)))
 
 
 # Input and output ------------------------------------------------------------------------------------------------

@@ -38,15 +38,14 @@ async def run(script: str, folder: Path, **options: Any) -> CommandResult:
 async def pid_in(file: Path) -> int:
     """The process id that a command of the test writes once it is ready."""
     with anyio.fail_after(PROMPT_S):
-        while not file.exists():
+        while not file.exists():  # noqa: ASYNC110  # What is waited for is another process.
             await anyio.sleep(0.002)
     return int(file.read_text())
 
 
 def is_alive(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:
         return False
 
@@ -83,9 +82,9 @@ async def test_the_errors_can_be_kept_apart(tmp_path: Path) -> None:
 async def test_a_command_reads_its_input_to_the_end_and_nothing_otherwise(tmp_path: Path) -> None:
     big = b"0123456789" * 20_000
 
-    assert (await run("wc -c", tmp_path, input=big)).output.strip() == "200000"
+    assert (await run("wc -c", tmp_path, stdin=big)).output.strip() == "200000"
     assert (await run("wc -c", tmp_path)).output.strip() == "0"
-    assert (await run("true", tmp_path, input=big)).exit_code == 0
+    assert (await run("true", tmp_path, stdin=big)).exit_code == 0
 
 
 async def test_a_command_ended_by_a_signal_has_a_negative_exit_code(tmp_path: Path) -> None:
@@ -219,22 +218,19 @@ async def test_leftovers_of_a_dead_process_are_found_by_their_label(tmp_path: Pa
     assert await kill_leftovers("run-1") == 0
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the two ways to list processes exist side by side on Linux only")
-async def test_both_ways_to_list_processes_see_the_same(tmp_path: Path) -> None:
-    pytest.importorskip("psutil", reason="psutil is installed only where there is no /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="here ps and /proc can be compared")
+async def test_processes_are_listed_alike_with_and_without_proc(tmp_path: Path) -> None:
     task = asyncio.ensure_future(run(STUBBORN_CHILD + "sleep 600", tmp_path, label="two-ways"))
     pid = await pid_in(tmp_path / "child.pid")
 
-    native, portable = ({seen.pid: seen for seen in listing()} for listing in _LISTINGS)
+    columns = [word for name in ("pid", "ppid", "pgid", "stat", "command") for word in ("-o", f"{name}=")]
+    from_proc = {seen.pid: seen for seen in processes._from_proc()}
+    from_ps = {seen.pid: seen for seen in processes._from_ps(["ps", "axeww", *columns])}
     task.cancel()
     await asyncio.wait([task])
 
-    assert ":two-ways/" in native[pid].mark
-    assert ":two-ways/" in portable[pid].mark
-    assert (native[pid].parent, native[pid].leader) == (portable[pid].parent, portable[pid].leader)
-
-
-_LISTINGS = (processes._from_proc, processes._from_psutil)
+    assert ":two-ways/" in from_proc[pid].mark
+    assert from_ps[pid] == from_proc[pid]
 
 
 def test_a_command_gets_no_keys_and_nothing_of_ours() -> None:

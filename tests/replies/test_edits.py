@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import pytest
@@ -212,8 +213,7 @@ def edit_lists(draw: st.DrawFn) -> list[Edit]:
         elif kind == "delete":
             edits.append(DeleteFile(path))
         else:
-            for _ in range(draw(st.integers(1, 3))):
-                edits.append(SearchReplace(path, draw(SEARCHES), draw(REPLACEMENTS)))
+            edits += [SearchReplace(path, draw(SEARCHES), draw(REPLACEMENTS)) for _ in range(draw(st.integers(1, 3)))]
     return edits
 
 
@@ -232,12 +232,8 @@ def test_a_fence_around_a_rendered_reply_changes_nothing(edits: list[Edit]) -> N
 
 @given(st.text(), st.lists(st.sampled_from(MARKERS), max_size=12))
 def test_any_text_is_either_read_or_refused(prose: str, lines: list[str]) -> None:
-    try:
-        read = parse_edits("\n".join([prose, *lines]))
-    except UnusableReply as refused:
-        assert refused.reason
-    else:
-        assert read.edits
+    with contextlib.suppress(UnusableReply):
+        assert parse_edits("\n".join([prose, *lines])).edits
 
 
 # What a file contains afterwards ---------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -175,9 +176,6 @@ JSON_VALUES = st.recursive(
 
 @given(JSON_VALUES, st.text(max_size=20))
 def test_any_reply_is_either_a_verdict_or_refused(value: object, prose: str) -> None:
-    try:
+    with contextlib.suppress(UnusableReply):
         verdict = parse_verdict(prose + json.dumps(value))
-    except UnusableReply as refused:
-        assert refused.reason
-    else:
         assert not (verdict.approved and verdict.major_issues_count)
