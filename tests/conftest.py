@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from autopack_mcp.clock import ManualClock
+from autopack_mcp.database.engine import Database
+from autopack_mcp.database.migrate import open_database
 from tests.upstream.harness import Upstream, running_upstream, why_it_cannot_run
 
 
@@ -30,6 +35,23 @@ def anyio_backend() -> str:
 def clock() -> ManualClock:
     """A clock that stands still on a Wednesday noon, far from every window's edge."""
     return ManualClock(datetime(2026, 11, 18, 12, 0, tzinfo=UTC))
+
+
+@pytest.fixture(scope="session")
+def empty_database_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the current schema and no rows; migrating one for every test would take most of the time."""
+    file = tmp_path_factory.mktemp("database") / "empty.db"
+    open_database(f"sqlite:///{file}").close_now()
+    return file
+
+
+@pytest.fixture
+def database(tmp_path: Path, empty_database_file: Path) -> Iterator[Database]:
+    """A database of this test's own, in a real file, with the current schema and no rows."""
+    file = shutil.copy(empty_database_file, tmp_path / "autopack.db")
+    opened = open_database(f"sqlite:///{file}")
+    yield opened
+    asyncio.run(opened.close())
 
 
 @pytest.fixture(scope="session")

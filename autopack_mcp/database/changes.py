@@ -34,8 +34,9 @@ class ChangeWatch:
         if self._connection is None:
             await asyncio.sleep(min(timeout_s, LOOK_EVERY_ELSEWHERE_S))
             return None
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while (now := self.version()) == seen and asyncio.get_running_loop().time() < deadline:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while (now := self.version()) == seen and loop.time() < deadline:  # noqa: ASYNC110  SQLite tells nobody.
             await asyncio.sleep(LOOK_EVERY_S)
         return now
 

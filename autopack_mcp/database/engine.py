@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from autopack_mcp.database.writer import Writer
 from autopack_mcp.errors import DatabaseBusy, DatabaseError, DatabaseUnusable
@@ -26,34 +28,43 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 10.0  # Longer than any transaction of ours; a lock held for longer is somebody's mistake.
+WAL_RETRY_S = 0.01  # How often a new file is asked again for its journal mode while another process creates it.
+_BUSY = ("database is locked", "database table is locked", "lock timeout")
+_MEND_FOLDER = "Nothing was lost; mend the folder that AUTOPACK_HOME names."
+_REPLACE_FILE = "Nothing was changed; restore a backup, move the file away, or point AUTOPACK_HOME at another folder."
 _UNUSABLE = {
-    "readonly database": "The database is read-only.",
-    "disk is full": "The disk is full.",
-    "disk i/o error": "The disk reports an error.",
-    "unable to open database file": "The database file cannot be opened.",
-    "file is not a database": "The file is not a database.",
+    "readonly database": ("The database is read-only.", _MEND_FOLDER),
+    "disk is full": ("The disk is full.", _MEND_FOLDER),
+    "disk i/o error": ("The disk reports an error.", _MEND_FOLDER),
+    "unable to open database file": ("The database file cannot be opened.", _MEND_FOLDER),
+    "file is not a database": ("The file is not a database.", _REPLACE_FILE),
+    "disk image is malformed": ("The database file is damaged.", _REPLACE_FILE),
 }
 
 
 class Database:
-    """One database, shared by everything in this process. Open it with ``open_database`` and close it once."""
+    """One database, shared by everything in this process. Open it with ``open_database`` and close it once.
 
-    def __init__(self, url: str) -> None:
+    ``busy_timeout_s`` is how long another process's lock is waited for before ``DatabaseBusy``.
+    """
+
+    def __init__(self, url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
         self.url: URL = _checked_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._busy_timeout_s = busy_timeout_s
         self._reader = self._engine(writes=False)
         self._async_reader: AsyncEngine | None = None
-        self._writer = Writer(self._engine(writes=True), translate=translated)
+        self._writer = Writer(self._engine(writes=True), translate=partial(translated, waited_s=busy_timeout_s))
 
     async def read(self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Answer a question without blocking the event loop; the connection cannot write."""
-        with _translation():
+        with self._translation():
             async with self._async_engine().connect() as connection:
                 return await connection.run_sync(query, *args, **kwargs)
 
     def read_now(self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Answer a question on this thread, for callers without an event loop."""
-        with _translation(), self._reader.connect() as connection:
+        with self._translation(), self._reader.connect() as connection:
             return query(connection, *args, **kwargs)
 
     async def write(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -63,7 +74,7 @@ class Database:
         the connection. If it raises, nothing of it is written. Cancelling the caller does not stop the write.
         """
         future = self._writer.submit(lambda connection: operation(connection, *args, **kwargs))
-        return await asyncio.shield(asyncio.wrap_future(future))
+        return await asyncio.wrap_future(future)
 
     def write_now(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """``write`` for callers without an event loop."""
@@ -84,7 +95,7 @@ class Database:
     def _engine(self, *, writes: bool) -> Engine:
         engine = create_engine(self.url, poolclass=None if writes else NullPool, connect_args=self._connect_args())
         if self.is_sqlite:
-            _set_pragmas(engine, writes=writes)
+            _set_pragmas(engine, writes=writes, busy_timeout_s=self._busy_timeout_s)
         return engine
 
     def _async_engine(self) -> AsyncEngine:
@@ -95,31 +106,43 @@ class Database:
             url = self.url.set(drivername="sqlite+aiosqlite") if self.is_sqlite else self.url
             self._async_reader = create_async_engine(url, connect_args=self._connect_args())
             if self.is_sqlite:
-                _set_pragmas(self._async_reader.sync_engine, writes=False)
+                _set_pragmas(self._async_reader.sync_engine, writes=False, busy_timeout_s=self._busy_timeout_s)
         return self._async_reader
 
     def _connect_args(self) -> dict[str, object]:
-        return {"timeout": BUSY_TIMEOUT_S} if self.is_sqlite else {}
+        return {"timeout": self._busy_timeout_s} if self.is_sqlite else {}
+
+    @contextmanager
+    def _translation(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            raise translated(error, waited_s=self._busy_timeout_s) from error
 
 
 def _checked_url(url: str) -> URL:
-    parsed = make_url(url)
+    hint = "Use sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME."
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        # The text may hold a password, so it is not repeated.
+        raise DatabaseUnusable("The address of the database cannot be read.", hint=hint) from error
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        raise DatabaseUnusable(
-            f"Databases of kind {parsed.get_backend_name()!r} are not supported.",
-            hint="Use sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME.",
-        )
+        raise DatabaseUnusable(f"Databases of kind {parsed.get_backend_name()!r} are not supported.", hint=hint)
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        # Each connection would see an empty database of its own: what the writer writes, no reader would find.
+        raise DatabaseUnusable("The database must be a file; it cannot live in memory.", hint=hint)
     return parsed
 
 
-def _set_pragmas(engine: Engine, *, writes: bool) -> None:
+def _set_pragmas(engine: Engine, *, writes: bool, busy_timeout_s: float) -> None:
     @event.listens_for(engine, "connect")
     def on_connect(connection: sqlite3.Connection, _record: object) -> None:
         # The driver's own implicit BEGIN comes too late for BEGIN IMMEDIATE; from here on we begin ourselves.
         connection.isolation_level = None
         cursor = connection.cursor()
         if writes:
-            cursor.execute("PRAGMA journal_mode = WAL")
+            _use_wal(cursor, busy_timeout_s)
             # FULL, not NORMAL: a reservation must be on disk before the request leaves (docs/accounting.md).
             cursor.execute("PRAGMA synchronous = FULL")
             cursor.execute("PRAGMA foreign_keys = ON")
@@ -133,20 +156,30 @@ def _set_pragmas(engine: Engine, *, writes: bool) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-@contextmanager
-def _translation() -> Iterator[None]:
-    try:
-        yield
-    except DBAPIError as error:
-        raise translated(error) from error
+def _use_wal(cursor: sqlite3.Cursor, busy_timeout_s: float) -> None:
+    # SQLite does not wait here: of two processes that create one file at once, the second is told "locked" immediately.
+    deadline = time.monotonic() + busy_timeout_s
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if not _is_busy(str(error)) or time.monotonic() >= deadline:
+                raise
+            time.sleep(WAL_RETRY_S)
+        else:
+            return
 
 
-def translated(error: DBAPIError) -> DatabaseError:
-    """The driver's complaint as one of ours, in one clear line."""
+def translated(error: DBAPIError, *, waited_s: float = BUSY_TIMEOUT_S) -> DatabaseError:
+    """The driver's complaint as one of ours, in one clear line; ``waited_s`` is how long a lock was waited for."""
     text = str(error.orig)
-    if "database is locked" in text or "lock timeout" in text:
-        return DatabaseBusy(BUSY_TIMEOUT_S)
-    for sign, sentence in _UNUSABLE.items():
+    if _is_busy(text):
+        return DatabaseBusy(waited_s)
+    for sign, (sentence, hint) in _UNUSABLE.items():
         if sign in text.lower():
-            return DatabaseUnusable(sentence, hint="Nothing was lost; mend the folder that AUTOPACK_HOME names.")
-    return DatabaseError(f"The database refused: {text.splitlines()[0]}")
+            return DatabaseUnusable(sentence, hint=hint)
+    return DatabaseError(f"The database refused: {text.partition(chr(10))[0]}")
+
+
+def _is_busy(text: str) -> bool:
+    return any(sign in text for sign in _BUSY)

@@ -1,7 +1,8 @@
 """Every table, in the order of the path: runs, what people asked of them, and what the calls cost.
 
-It owns columns and CHECK constraints and says nothing about when rows change; only the stores import it (runs, requests,
-notes, overrides, ledger, recorder, usage). Times are integer microseconds since 1970, tokens and nano-dollars BIGINT.
+It owns columns and CHECK constraints and says nothing about when rows change. Only the stores import it (runs,
+requests, notes, overrides, ledger, recorder, usage). Times are integer microseconds since 1970, tokens and
+nano-dollars BIGINT.
 """
 
 from __future__ import annotations
@@ -48,9 +49,11 @@ class UtcTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        """From an aware time to microseconds."""
         return None if value is None else to_us(value)
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        """From microseconds to an aware time."""
         return None if value is None else from_us(value)
 
 
@@ -331,6 +334,10 @@ usage_events = Table(
         "uncached_input >= 0 AND cache_read >= 0 AND cache_write_5m >= 0 AND cache_write_1h >= 0"
         " AND cache_write_other >= 0 AND output >= 0 AND reasoning >= 0 AND reasoning <= output",
         name="counts_possible",
+    ),
+    CheckConstraint(
+        "charged_tokens >= 0 AND charged_nano >= 0 AND (cost_nano IS NULL OR cost_nano >= 0)",
+        name="charges_not_negative",
     ),
     Index("ix_usage_events_occurred_at", "occurred_at"),
     Index("ix_usage_events_run_id", "run_id"),

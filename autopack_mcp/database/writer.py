@@ -1,7 +1,7 @@
-"""The one thread of a process that writes: it drains what is waiting into one transaction and answers after the commit.
+"""The one thread of a process that writes: it drains what waits into one transaction and answers after the commit.
 
-It owns the process's only writing connection (contract 28) and the grouping of commits (docs/accounting.md); it does not
-know what the operations mean. ``Database.write`` is its only caller.
+It owns the process's only writing connection (contract 28) and the grouping of commits (docs/accounting.md); what the
+operations mean it does not know. ``Database.write`` is its only caller.
 """
 
 from __future__ import annotations
@@ -30,6 +30,14 @@ class _Waiting:
     answer: Future[Any]
 
 
+class _NotBegunError(Exception):
+    """The transaction could not even begin, so no operation is to blame."""
+
+    def __init__(self, reason: DBAPIError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
 class Writer:
     """Runs operations in order, many to a transaction; starts its thread at the first one."""
 
@@ -42,11 +50,19 @@ class Writer:
         self._is_closed = False
 
     def submit(self, operation: Callable[[Connection], T]) -> Future[T]:
-        """Queue an operation; the future is done after the commit, or failed with nothing of the operation written."""
+        """Queue an operation; the future is done after the commit, or failed with nothing of the operation written.
+
+        The future cannot be cancelled: what was asked to be written is written.
+
+        Raises:
+            DatabaseError: the database is closed.
+        """
         answer: Future[T] = Future()
+        # From here on ``cancel`` has no effect: a caller that gives up neither undoes the write nor trips the writer.
+        answer.set_running_or_notify_cancel()
         with self._lock:
             if self._is_closed:
-                raise DatabaseError("The database is closed.")
+                raise DatabaseError("The database is closed.", hint="Open it again before writing.")
             if self._thread is None:
                 self._thread = Thread(target=self._run, name="database-writer", daemon=True)
                 self._thread.start()
@@ -56,12 +72,11 @@ class Writer:
     def close(self) -> None:
         """Write what is queued, then give the connection back; safe to call twice."""
         with self._lock:
-            self._is_closed = True
-            thread, self._thread = self._thread, None
-            if thread is not None:
+            if self._thread is not None and not self._is_closed:
                 self._queue.put(None)
-        if thread is not None:
-            thread.join()
+            self._is_closed = True
+        if self._thread is not None:
+            self._thread.join()
         self._engine.dispose()
 
     def _run(self) -> None:
@@ -86,9 +101,13 @@ class Writer:
     def _commit(self, batch: list[_Waiting]) -> None:
         try:
             results = self._in_one_transaction(batch)
-        except Exception as error:  # noqa: BLE001  Whatever an operation raises belongs to its caller, not to this thread.
+        except _NotBegunError as error:
+            # All waited for the same lock; trying each alone would make the last one wait a batch of timeouts.
+            for waiting in batch:
+                self._refuse(waiting, error.reason)
+        except BaseException as error:  # noqa: BLE001  Whatever an operation raises is its caller's; this thread lives on.
             if len(batch) == 1:
-                batch[0].answer.set_exception(self._translate(error) if isinstance(error, DBAPIError) else error)
+                self._refuse(batch[0], error)
                 return
             # One of them failed and took the transaction along; alone, each stands or falls by itself.
             for waiting in batch:
@@ -97,12 +116,19 @@ class Writer:
             for waiting, result in zip(batch, results, strict=True):
                 waiting.answer.set_result(result)
 
+    def _refuse(self, waiting: _Waiting, error: BaseException) -> None:
+        waiting.answer.set_exception(self._translate(error) if isinstance(error, DBAPIError) else error)
+
     def _in_one_transaction(self, batch: list[_Waiting]) -> list[Any]:
         for remaining in reversed(range(RETRY_LIMIT)):
+            has_begun = False
             try:
                 with self._engine.begin() as connection:
+                    has_begun = True
                     return [waiting.operation(connection) for waiting in batch]
             except DBAPIError as error:
+                if not has_begun:
+                    raise _NotBegunError(error) from error
                 if not (remaining and _is_serialization_failure(error)):
                     raise
         raise AssertionError("unreachable: the last try either returned or raised")

@@ -243,7 +243,8 @@ def _create_runs() -> None:
         sa.Column("finished_at", sa.BigInteger(), nullable=True),
         sa.Column("updated_at", sa.BigInteger(), nullable=False),
         sa.CheckConstraint(
-            "state IN ('queued', 'running', 'pausing', 'paused', 'budget_paused', 'needs_attention', 'cancelling', 'succeeded', 'failed', 'cancelled')",
+            "state IN ('queued', 'running', 'pausing', 'paused', 'budget_paused', 'needs_attention', 'cancelling',"
+            " 'succeeded', 'failed', 'cancelled')",
             name=op.f("ck_runs_state_known"),
         ),
         sa.CheckConstraint("cost_cap_nano IS NULL OR cost_cap_nano > 0", name=op.f("ck_runs_cost_cap_positive")),
@@ -312,8 +313,13 @@ def _create_usage_events() -> None:
             name=op.f("ck_usage_events_usage_source_known"),
         ),
         sa.CheckConstraint(
-            "uncached_input >= 0 AND cache_read >= 0 AND cache_write_5m >= 0 AND cache_write_1h >= 0 AND cache_write_other >= 0 AND output >= 0 AND reasoning >= 0 AND reasoning <= output",
+            "uncached_input >= 0 AND cache_read >= 0 AND cache_write_5m >= 0 AND cache_write_1h >= 0"
+            " AND cache_write_other >= 0 AND output >= 0 AND reasoning >= 0 AND reasoning <= output",
             name=op.f("ck_usage_events_counts_possible"),
+        ),
+        sa.CheckConstraint(
+            "charged_tokens >= 0 AND charged_nano >= 0 AND (cost_nano IS NULL OR cost_nano >= 0)",
+            name=op.f("ck_usage_events_charges_not_negative"),
         ),
         sa.PrimaryKeyConstraint("call_id", name=op.f("pk_usage_events")),
     )
@@ -396,7 +402,8 @@ def _create_phases() -> None:
         sa.Column("started_at", sa.BigInteger(), nullable=True),
         sa.Column("finished_at", sa.BigInteger(), nullable=True),
         sa.CheckConstraint(
-            "state IN ('queued', 'building', 'applying', 'verifying', 'auditing', 'committing', 'succeeded', 'failed', 'skipped', 'cancelled')",
+            "state IN ('queued', 'building', 'applying', 'verifying', 'auditing', 'committing', 'succeeded',"
+            " 'failed', 'skipped', 'cancelled')",
             name=op.f("ck_phases_state_known"),
         ),
         sa.CheckConstraint("minor_issues >= 0 AND major_issues >= 0", name=op.f("ck_phases_issues_not_negative")),
