@@ -41,12 +41,19 @@ def progress_of(phases: Sequence[PhaseRecord]) -> RunProgress:
         total_phases=len(phases),
         completed_tiers=len(tiers - unfinished),
         completed_phases=len(done),
-        percent_complete=round(100 * len(done) / len(phases), 1) if phases else 0.0,
+        percent_complete=percent_complete(len(done), len(phases)),
         current_tier_index=current.tier_index if current else None,
         current_tier_name=current.tier_name if current else None,
         current_phase_index=current.phase_index if current else None,
         current_phase_name=current.name if current else None,
     )
+
+
+def percent_complete(completed: int, total: int) -> float:
+    """0 to 100 with one decimal, 0 without phases; 100 only when nothing is left, however many phases there are."""
+    if completed == total:
+        return 100.0 if total else 0.0
+    return min(round(100 * completed / total, 1), 99.9)
 
 
 def current_phase(phases: Sequence[PhaseRecord]) -> PhaseRecord | None:

@@ -6,15 +6,37 @@ answer; ``Summaries`` reads it for the tools, the page, the card and the command
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import Connection
 
-from autopack_mcp.runs.states import PhaseState, RunState
+from autopack_mcp.budgets.caps import CallScope, ScopeCap, shadow_prefix
+from autopack_mcp.budgets.counters import ScopeUse, scope_use
+from autopack_mcp.notes import NOTE_LIMIT, Note, notes_of_run
+from autopack_mcp.runs.overview import (
+    AttemptModels,
+    attempt_models,
+    supervisors_known,
+)
+from autopack_mcp.runs.progress import current_phase, progress_of
+from autopack_mcp.runs.records import PhaseRecord, RunEventRecord, RunRecord
+from autopack_mcp.runs.requests import RequestRecord, pending_requests
+from autopack_mcp.runs.states import RUN_ACTIVE, RUN_ENDED, PhaseState, RunState
+from autopack_mcp.runs.store import events_of_run, phases_of_run, run_by_id
+from autopack_mcp.runs.supervision import SupervisorRecord
+from autopack_mcp.summary.shown import usd
+from autopack_mcp.text_safety import visible
+from autopack_mcp.usage.service import UsageRow, summed, usage_by_phase
+
+EVENTS_SHOWN = 10  # The newest; the whole log is the page's business.
+NAME_LIMIT = 120  # Characters of a name that a plan or a person gave.
+PATH_LIMIT = 400  # Characters of a path.
+WHY_LIMIT = 500  # Characters of a reason.
+TEXT_LIMIT = 2_000  # Characters of a model's summary.
 
 Verification = Literal["verified", "unverified"]
 
@@ -184,6 +206,13 @@ STATE_ALIASES: Mapping[str, RunState] = {
 }
 ACTION_ALIASES: Mapping[str, Literal["cancel"]] = {"stop": "cancel"}
 
+_COUNTED = (
+    "current_tier_index", "current_phase_index", "total_tiers", "total_phases", "completed_tiers", "completed_phases",
+    "percent_complete",
+)  # fmt: skip
+_NO_MODELS = AttemptModels()
+_NO_USAGE = UsageRow()
+
 
 def run_summary(connection: Connection, run_id: str, now: datetime) -> RunSummary:
     """One run as it stands.
@@ -191,29 +220,188 @@ def run_summary(connection: Connection, run_id: str, now: datetime) -> RunSummar
     Raises:
         RunNotFound: with the newest ids that do exist.
     """
-    raise NotImplementedError
+    run = run_by_id(connection, run_id)
+    known = supervisors_known(connection)
+    alive = [one for one in known if one.is_alive(now)]
+    phases = phases_of_run(connection, run_id)
+    usage = usage_by_phase(connection, run_id, is_rehearsal=run.is_rehearsal)
+    return RunSummary(
+        **_identity(run),
+        **_progress(phases),
+        **_money(run, summed(usage.values()), _use_of(connection, run, now)),
+        supervisor=_supervisor(run, known, alive),
+        needs_you=needs_you_now(run, is_supervised=bool(alive)),
+        pending_requests=tuple(map(_request_view, pending_requests(connection, (run_id,)))),
+        notes=tuple(map(_note_view, notes_of_run(connection, run_id))),
+        phases=_phase_views(phases, attempt_models(connection, run_id), usage),
+        recent_events=tuple(map(_event_view, events_of_run(connection, run_id, EVENTS_SHOWN))),
+    )
 
 
-def list_runs(connection: Connection, now: datetime, limit: int = 20, cursor: str | None = None) -> RunList:
-    """Up to ``limit`` runs (1 to 100), newest first, from where ``cursor`` says.
+# ── one run ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    Raises:
-        RequestRefused: the limit is out of range, or the cursor is not one of ours.
+
+def _identity(run: RunRecord) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "state": run.state,
+        "why": visible(run.why, WHY_LIMIT),
+        "plan_name": visible(run.plan_name, NAME_LIMIT),
+        "plan_source": visible(run.plan_source, PATH_LIMIT),
+        "is_rehearsal": run.is_rehearsal,
+        "repository": visible(run.repository, PATH_LIMIT),
+        "branch": run.branch,
+        "workspace": visible(run.workspace, PATH_LIMIT),
+        "sandbox": None if run.sandbox is None else visible(run.sandbox, WHY_LIMIT),
+        "last_summary": None if run.last_summary is None else visible(run.last_summary, TEXT_LIMIT, multiline=True),
+        "created_at": run.created_at,
+        "started_at": run.started_at,
+        "finished_at": run.finished_at,
+        "updated_at": run.updated_at,
+        "aliases": tuple(word for word, state in STATE_ALIASES.items() if state == run.state),
+    }
+
+
+def _progress(phases: Sequence[PhaseRecord]) -> dict[str, Any]:
+    progress = progress_of(phases)
+    current = current_phase(phases)
+    return {
+        **{name: getattr(progress, name) for name in _COUNTED},
+        "current_tier_name": None if current is None else visible(current.tier_name, NAME_LIMIT),
+        "current_phase_name": None if current is None else visible(current.name, NAME_LIMIT),
+        "current_phase_id": None if current is None else visible(current.phase_id, NAME_LIMIT),
+        "current_phase_state": None if current is None else current.state,
+        "current_attempt": None if current is None else current.attempt,
+        "minor_issues_count": sum(phase.minor_issues for phase in phases),
+        "major_issues_count": sum(phase.major_issues for phase in phases),
+    }
+
+
+def _money(run: RunRecord, spent: UsageRow, use: ScopeUse) -> dict[str, Any]:
+    return {
+        "tokens_used": use.settled_tokens,
+        "tokens_reserved": use.reserved_tokens,
+        "token_cap": run.token_cap,
+        "cost_usd": spent.cost_usd,
+        "charged_usd": usd(use.settled_nano),
+        "unpriced_calls": spent.unpriced_calls,
+        "cost_cap_usd": None if run.cost_cap_nano is None else usd(run.cost_cap_nano),
+    }
+
+
+def _use_of(connection: Connection, run: RunRecord, now: datetime) -> ScopeUse:
+    """The counter that the ledger compares with the run's cap; it exists, or is worked out, without a cap as well."""
+    scope = CallScope("", "", "rehearsal" if run.is_rehearsal else "run", run.run_id)
+    cap = ScopeCap(f"{shadow_prefix(scope)}run/{run.run_id}", "run", "", None, None)
+    return scope_use(connection, scope, cap, now)
+
+
+def _phase_views(
+    phases: Sequence[PhaseRecord], models: Mapping[str, AttemptModels], usage: Mapping[str, UsageRow]
+) -> tuple[PhaseView, ...]:
+    return tuple(
+        _phase_view(phase, models.get(phase.phase_id, _NO_MODELS), usage.get(phase.phase_id, _NO_USAGE))
+        for phase in phases
+    )
+
+
+def _phase_view(phase: PhaseRecord, models: AttemptModels, usage: UsageRow) -> PhaseView:
+    return PhaseView(
+        phase_id=visible(phase.phase_id, NAME_LIMIT),
+        name=visible(phase.name, NAME_LIMIT),
+        tier_index=phase.tier_index,
+        tier_name=visible(phase.tier_name, NAME_LIMIT),
+        state=phase.state,
+        why=visible(phase.why, WHY_LIMIT),
+        attempt=phase.attempt,
+        task_category=visible(phase.task_category, NAME_LIMIT),
+        complexity=visible(phase.complexity, NAME_LIMIT),
+        is_verified=_verification(phase),
+        commit=phase.commit_sha,
+        minor_issues=phase.minor_issues,
+        major_issues=phase.major_issues,
+        builder_model=models.builder,
+        auditor_model=models.auditor,
+        tokens_used=usage.charged_tokens,
+        cost_usd=usage.cost_usd,
+        started_at=phase.started_at,
+        finished_at=phase.finished_at,
+    )
+
+
+def _verification(phase: PhaseRecord) -> Verification | None:
+    if phase.is_verified is None:
+        return None
+    return "verified" if phase.is_verified else "unverified"
+
+
+def _request_view(request: RequestRecord) -> RequestView:
+    return RequestView(request.request_id, request.action, visible(request.author, NAME_LIMIT), request.created_at)
+
+
+def _note_view(note: Note) -> NoteView:
+    return NoteView(
+        note_id=note.note_id,
+        text=visible(note.text, NOTE_LIMIT, multiline=True),
+        source=note.source,
+        author=visible(note.author, NAME_LIMIT),
+        created_at=note.created_at,
+        in_force=note.withdrawn_at is None,
+        delivered=_delivery(note),
+    )
+
+
+def _delivery(note: Note) -> str:
+    if note.delivered_count == 0:
+        return "not delivered yet" if note.withdrawn_at is None else "withdrawn before it was delivered"
+    where = (
+        "outside any phase" if note.first_phase_id is None else f"in phase {visible(note.first_phase_id, NAME_LIMIT)}"
+    )
+    prompts = "1 prompt" if note.delivered_count == 1 else f"{note.delivered_count} prompts"
+    return f"first {where}, {prompts} {'so far' if note.withdrawn_at is None else 'until it was withdrawn'}"
+
+
+def _event_view(event: RunEventRecord) -> EventView:
+    return EventView(
+        occurred_at=event.occurred_at,
+        kind=event.kind,
+        phase_id=None if event.phase_id is None else visible(event.phase_id, NAME_LIMIT),
+        attempt=event.attempt,
+        from_state=event.from_state,
+        to_state=event.to_state,
+        why=visible(event.why, WHY_LIMIT),
+    )
+
+
+# ── who acts next ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _supervisor(run: RunRecord, known: Sequence[SupervisorRecord], alive: Sequence[SupervisorRecord]) -> str:
+    if run.state in RUN_ENDED:
+        return "none is needed, the run has ended"
+    if alive:
+        return "; ".join(f"the supervisor on {one.machine} (process {one.pid}, {one.url})" for one in alive)
+    if known:
+        last = known[0]
+        return (
+            f"no supervisor is running; the one on {last.machine} was last alive at {last.lease_expires_at:%F %T} UTC"
+        )
+    return "no supervisor is running"
+
+
+def needs_you_now(run: RunRecord, *, is_supervised: bool) -> NeedsYou | None:
+    """What a run waits for that only a person can give; None while it goes on by itself or has ended.
+
+    ``is_supervised`` says whether any supervisor is alive to advance it.
     """
-    raise NotImplementedError
-
-
-def current_run_id(connection: Connection) -> str | None:
-    """The run that is meant when none is named: the only unfinished one, or the newest when all have ended.
-
-    None when there is no run at all, or when several are unfinished: then only a person can say.
-    """
-    raise NotImplementedError
-
-
-def current_run(connection: Connection, now: datetime) -> RunSummary | RunList:
-    """The run that is meant when none is named, or the list of unfinished runs when there are several.
-
-    Without any run it is an empty list whose hint says how to start one.
-    """
-    raise NotImplementedError
+    resume = f"resume run {run.run_id}"
+    why = f": {visible(run.why, WHY_LIMIT)}" if run.why else "."
+    if run.state == "paused":
+        return NeedsYou(f"It is paused{why}", resume)
+    if run.state == "budget_paused":
+        return NeedsYou(f"A cap stopped it{why} Raise the cap or wait for its reset, then resume.", resume)
+    if run.state == "needs_attention":
+        return NeedsYou(f"It cannot go on by itself{why} Resuming tries the failed phase again.", resume)
+    if run.state in RUN_ACTIVE and not is_supervised:
+        return NeedsYou("Nobody advances it: no supervisor is running.", "run autopack-mcp serve")
+    return None

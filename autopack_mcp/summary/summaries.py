@@ -8,12 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sqlalchemy import Connection
+
 from autopack_mcp.clock import Clock
 from autopack_mcp.config import ProviderSettings, Settings
 from autopack_mcp.database.engine import Database
-from autopack_mcp.summary.models import ModelExplanation, ModelMapping
-from autopack_mcp.summary.run import RunList, RunSummary
-from autopack_mcp.summary.usage import UsageSummary
+from autopack_mcp.runs.overview import supervisors_known
+from autopack_mcp.summary.context_block import context_block
+from autopack_mcp.summary.models import (
+    ModelExplanation,
+    ModelMapping,
+    RoutingSources,
+    explain_model,
+    model_mapping,
+)
+from autopack_mcp.summary.run import RunList, RunSummary, run_summary
+from autopack_mcp.summary.run_list import RUNS_SHOWN, current_run, list_runs
+from autopack_mcp.summary.usage import UsageSummary, usage_summary
 from autopack_mcp.usage.prices import UnitPrices
 
 
@@ -38,58 +49,97 @@ class Summaries:
         self._has_key = has_key
         self._unit_price = unit_price
 
+    # ── for servers ──────────────────────────────────────────────────────────────────────────────────────────────────
+
     async def run(self, run_id: str) -> RunSummary:
         """One run. Raises RunNotFound."""
-        raise NotImplementedError
+        return await self._database.read(self._run, run_id)
 
     async def current(self) -> RunSummary | RunList:
         """The run that is meant when none is named, or the list of the unfinished ones."""
-        raise NotImplementedError
+        return await self._database.read(self._current)
 
-    async def runs(self, limit: int = 20, cursor: str | None = None) -> RunList:
+    async def runs(self, limit: int = RUNS_SHOWN, cursor: str | None = None) -> RunList:
         """Runs, newest first. Raises RequestRefused for a bad limit or cursor."""
-        raise NotImplementedError
+        return await self._database.read(self._runs, limit, cursor)
 
     async def usage(self, period: str = "week", offset: int = 0) -> UsageSummary:
         """What was spent in a window. Raises RequestRefused for a bad period or offset."""
-        raise NotImplementedError
+        return await self._database.read(self._usage, period, offset)
 
     async def models(self, run_id: str | None = None) -> ModelMapping:
         """Which model is used for what. Raises RunNotFound."""
-        raise NotImplementedError
+        return await self._database.read(self._models, run_id)
 
     async def explain(self, role: str, category: str, complexity: str, run_id: str | None = None) -> ModelExplanation:
         """Which model would answer, and why. Raises RunNotFound, RequestRefused."""
-        raise NotImplementedError
+        return await self._database.read(self._explain, role, category, complexity, run_id)
 
     async def context_block(self, run_id: str) -> str:
         """The run as Markdown to paste. Raises RunNotFound."""
-        raise NotImplementedError
+        return context_block(await self.run(run_id))
+
+    # ── for the command line ─────────────────────────────────────────────────────────────────────────────────────────
 
     def run_now(self, run_id: str) -> RunSummary:
         """See ``run``."""
-        raise NotImplementedError
+        return self._database.read_now(self._run, run_id)
 
     def current_now(self) -> RunSummary | RunList:
         """See ``current``."""
-        raise NotImplementedError
+        return self._database.read_now(self._current)
 
-    def runs_now(self, limit: int = 20, cursor: str | None = None) -> RunList:
+    def runs_now(self, limit: int = RUNS_SHOWN, cursor: str | None = None) -> RunList:
         """See ``runs``."""
-        raise NotImplementedError
+        return self._database.read_now(self._runs, limit, cursor)
 
     def usage_now(self, period: str = "week", offset: int = 0) -> UsageSummary:
         """See ``usage``."""
-        raise NotImplementedError
+        return self._database.read_now(self._usage, period, offset)
 
     def models_now(self, run_id: str | None = None) -> ModelMapping:
         """See ``models``."""
-        raise NotImplementedError
+        return self._database.read_now(self._models, run_id)
 
     def explain_now(self, role: str, category: str, complexity: str, run_id: str | None = None) -> ModelExplanation:
         """See ``explain``."""
-        raise NotImplementedError
+        return self._database.read_now(self._explain, role, category, complexity, run_id)
 
     def context_block_now(self, run_id: str) -> str:
         """See ``context_block``."""
-        raise NotImplementedError
+        return context_block(self.run_now(run_id))
+
+    # ── the questions ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _run(self, connection: Connection, run_id: str) -> RunSummary:
+        return run_summary(connection, run_id, self._clock.now())
+
+    def _current(self, connection: Connection) -> RunSummary | RunList:
+        return current_run(connection, self._clock.now())
+
+    def _runs(self, connection: Connection, limit: int, cursor: str | None) -> RunList:
+        return list_runs(connection, self._clock.now(), limit, cursor)
+
+    def _usage(self, connection: Connection, period: str, offset: int) -> UsageSummary:
+        return usage_summary(connection, self._settings(), self._clock.now(), period, offset)
+
+    def _models(self, connection: Connection, run_id: str | None) -> ModelMapping:
+        return model_mapping(connection, self._sources(connection), self._clock.now(), run_id)
+
+    def _explain(
+        self, connection: Connection, role: str, category: str, complexity: str, run_id: str | None
+    ) -> ModelExplanation:
+        sources = self._sources(connection)
+        return explain_model(connection, sources, self._clock.now(), role, category, complexity, run_id)
+
+    def _sources(self, connection: Connection) -> RoutingSources:
+        return RoutingSources(self._settings(), self._keys_that_count(connection), self._unit_price)
+
+    def _keys_that_count(self, connection: Connection) -> Callable[[ProviderSettings], bool]:
+        now = self._clock.now()
+        alive = [one for one in supervisors_known(connection) if one.is_alive(now)]
+        if not alive:
+            return self._has_key
+        # A chat client starts its servers with a bare environment; the calls are made by the supervisor (contract 29).
+        seen = frozenset(variable for one in alive for variable in one.key_variables)
+        return lambda provider: provider.api_key_env is None or provider.api_key_env in seen

@@ -6,16 +6,37 @@ usage rollups, what is used of a cap from the counter that the ledger compares. 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from sqlalchemy import Connection
 
-from autopack_mcp.config import Settings, Window
+from autopack_mcp.budgets.breaches import count_breaches
+from autopack_mcp.budgets.caps import CallScope, ScopeCap, provider_caps
+from autopack_mcp.budgets.counters import ScopeUse, scope_use
+from autopack_mcp.budgets.standings import CapStanding, provider_standings
+from autopack_mcp.budgets.windows import WindowSpan
+from autopack_mcp.config import ProviderSettings, Settings, Window, WindowCap
+from autopack_mcp.summary.shown import usd
+from autopack_mcp.usage.service import (
+    UsageRow,
+    asked_window,
+    summed,
+    usage_by_model,
+    usage_by_provider,
+    usage_by_role,
+)
+
+REHEARSALS_EXCLUDED = "Rehearsals are not in these numbers: they buy no tokens."
 
 Level = Literal["ok", "warn", "critical", "exceeded"]
+_SEVERITY: tuple[Level, ...] = get_args(Level)
+_SHOWN_SUMS = (
+    "prompt_tokens", "completion_tokens", "total_tokens", "cost_usd", "calls", "failed_calls", "unpriced_calls",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,4 +166,185 @@ def usage_summary(
     Raises:
         RequestRefused: an unknown period, or a window of the future; the hint lists what exists.
     """
-    raise NotImplementedError
+    span = asked_window(period, offset, now)
+    by_role = usage_by_role(connection, span)
+    whole = summed(by_role)
+    core = summed(row for row in by_role if row.is_core)
+    return UsageSummary(
+        period=span.window,
+        offset=offset,
+        window_label=span.label,
+        starts_at=span.start,
+        ends_at=span.end,
+        providers=_providers(connection, settings, span),
+        models=tuple(_model_usage(row) for row in usage_by_model(connection, span)),
+        roles=tuple(_role_usage(row) for row in by_role),
+        caps=cap_views(connection, settings, now) if offset == 0 else (),
+        core_tokens=core.total_tokens,
+        auxiliary_tokens=whole.total_tokens - core.total_tokens,
+        total_tokens=whole.total_tokens,
+        cost_usd=whole.cost_usd,
+        unpriced_calls=whole.unpriced_calls,
+        breaches=count_breaches(connection, span.start, span.end),
+        note=REHEARSALS_EXCLUDED,
+    )
+
+
+def cap_views(connection: Connection, settings: Settings, now: datetime) -> tuple[CapView, ...]:
+    """Every configured cap of every provider as it stands now, the fullest first."""
+    standings = provider_standings(connection, settings, now, lambda provider: True)
+    views = (view for standing in standings.values() for view in views_of_caps(settings, standing.caps))
+    return tuple(sorted(views, key=_fullest_first))
+
+
+def views_of_caps(settings: Settings, standings: Sequence[CapStanding]) -> tuple[CapView, ...]:
+    """Caps of configured providers, as people see them, in the order given."""
+    return tuple(_cap_view(settings, standing) for standing in standings)
+
+
+def percent_of(used: int, allowance: int | None) -> float | None:
+    """Percent of an allowance, cut to one decimal so that it never shows a level that is not reached; None uncapped.
+
+    An allowance of zero is used up from the start: 100.
+    """
+    if allowance is None:
+        return None
+    return used * 1000 // allowance / 10 if allowance else 100.0
+
+
+def level_of(used: int, allowance: int | None, alert_levels_percent: Sequence[int]) -> Level | None:
+    """The level of one cap: warn at the lowest alert level, critical at the highest or when nothing is left.
+
+    ``exceeded`` is more than all of it, which only a recorded breach or a lowered cap explains. None uncapped.
+    """
+    if allowance is None:
+        return None
+    if used > allowance:
+        return "exceeded"
+    levels = sorted(alert_levels_percent)
+    critical_from = levels[-1] if len(levels) > 1 else 100
+    if used * 100 >= critical_from * allowance:
+        return "critical"
+    return "warn" if levels and used * 100 >= levels[0] * allowance else "ok"
+
+
+# ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _providers(connection: Connection, settings: Settings, span: WindowSpan) -> tuple[ProviderUsage, ...]:
+    used = {row.provider or "": row for row in usage_by_provider(connection, span)}
+    rows = [
+        _provider_usage(connection, settings, name, used.get(name, UsageRow()), span)
+        for name in sorted(settings.providers.keys() | used.keys())
+    ]
+    return tuple(sorted(rows, key=_most_used_first))
+
+
+def _provider_usage(
+    connection: Connection, settings: Settings, name: str, row: UsageRow, span: WindowSpan
+) -> ProviderUsage:
+    provider = settings.providers.get(name)
+    configured = _configured(provider, span.window)
+    cap = _cap_of(provider, name, span)
+    use = scope_use(connection, CallScope(name, "", "run"), cap, span.start)
+    return ProviderUsage(
+        provider=name,
+        period=span.window,
+        prompt_tokens=row.prompt_tokens,
+        completion_tokens=row.completion_tokens,
+        total_tokens=row.total_tokens,
+        charged_tokens=use.settled_tokens,
+        reserved_tokens=use.reserved_tokens,
+        cap_tokens=cap.allowance_tokens,
+        configured_cap_tokens=configured.tokens,
+        percent_of_cap=percent_of(use.used_tokens, cap.allowance_tokens),
+        resets_at=span.end,
+        level=_worse_level(cap, use, settings.alert_levels_percent),
+        soft_limit_percent=None if provider is None else _percent(provider.soft_limit_ratio),
+        cost_usd=row.cost_usd,
+        cap_usd=_usd_or_none(cap.allowance_nano),
+        configured_cap_usd=_usd_or_none(configured.nano_usd),
+        percent_of_cap_usd=percent_of(use.used_nano, cap.allowance_nano),
+        calls=row.calls,
+        failed_calls=row.failed_calls,
+        unpriced_calls=row.unpriced_calls,
+    )
+
+
+def _cap_of(provider: ProviderSettings | None, name: str, span: WindowSpan) -> ScopeCap:
+    """The provider's cap of this window; without one, a cap of nothing whose counter can be asked all the same."""
+    caps = () if provider is None else provider_caps(provider, span.start)
+    uncapped = ScopeCap(
+        f"provider/{name}/{span.window}/{span.label}", "provider", "", None, None, span.window, name, span.end
+    )
+    return next((cap for cap in caps if cap.window == span.window), uncapped)
+
+
+def _cap_view(settings: Settings, standing: CapStanding) -> CapView:
+    cap, use = standing.cap, standing.use
+    assert cap.provider is not None, "only caps of providers are shown"
+    assert cap.window is not None, "providers are capped by window"
+    assert cap.resets_at is not None, "windows end"
+    configured = _configured(settings.providers[cap.provider], cap.window)
+    level = _worse_level(cap, use, settings.alert_levels_percent)
+    assert level is not None, "a standing has a cap"
+    return CapView(
+        provider=cap.provider,
+        period=cap.window,
+        label=cap.scope.rpartition("/")[2],
+        used_tokens=use.used_tokens,
+        reserved_tokens=use.reserved_tokens,
+        cap_tokens=cap.allowance_tokens,
+        configured_cap_tokens=configured.tokens,
+        percent_of_cap=percent_of(use.used_tokens, cap.allowance_tokens),
+        used_usd=usd(use.used_nano),
+        cap_usd=_usd_or_none(cap.allowance_nano),
+        configured_cap_usd=_usd_or_none(configured.nano_usd),
+        percent_of_cap_usd=percent_of(use.used_nano, cap.allowance_nano),
+        level=level,
+        soft_limit_percent=_percent(standing.soft_limit_ratio),
+        is_over_soft_limit=standing.is_over_soft,
+        resets_at=cap.resets_at,
+    )
+
+
+def _model_usage(row: UsageRow) -> ModelUsage:
+    return ModelUsage(provider=row.provider or "", model=row.model or "", **_sums(row))
+
+
+def _role_usage(row: UsageRow) -> RoleUsage:
+    return RoleUsage(role=row.role or "", is_core=row.is_core, **_sums(row))
+
+
+def _sums(row: UsageRow) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in _SHOWN_SUMS}
+
+
+def _configured(provider: ProviderSettings | None, window: Window) -> WindowCap:
+    caps = () if provider is None else provider.caps
+    return next((cap for cap in caps if cap.window == window), WindowCap(window))
+
+
+def _worse_level(cap: ScopeCap, use: ScopeUse, alert_levels_percent: Sequence[int]) -> Level | None:
+    levels = (
+        level_of(use.used_tokens, cap.allowance_tokens, alert_levels_percent),
+        level_of(use.used_nano, cap.allowance_nano, alert_levels_percent),
+    )
+    return max((level for level in levels if level is not None), key=_SEVERITY.index, default=None)
+
+
+def _fullest_first(row: CapView | ProviderUsage) -> tuple[float, str, str]:
+    return -max(row.percent_of_cap or 0.0, row.percent_of_cap_usd or 0.0), row.provider, row.period
+
+
+def _most_used_first(row: ProviderUsage) -> tuple[float, int, str]:
+    fullness, provider, _ = _fullest_first(row)
+    return fullness, -row.total_tokens, provider
+
+
+def _percent(ratio: Decimal) -> float:
+    return float(ratio * 100)
+
+
+def _usd_or_none(nano: int | None) -> Decimal | None:
+    return None if nano is None else usd(nano)

@@ -96,10 +96,15 @@ def usage_by_category(connection: Connection, span: WindowSpan) -> tuple[UsageRo
 
 
 def usage_of_run(connection: Connection, run_id: str, *, is_rehearsal: bool = False) -> tuple[UsageRow, ...]:
-    """One row per phase, role, provider and model of a run, its real or its rehearsed calls; phase "" is outside any."""
-    kind = usage_phases.c.purpose == "rehearsal"
-    mine = and_(usage_phases.c.run_id == run_id, kind if is_rehearsal else ~kind)
+    """One row per phase, role, provider and model of a run, its real or its rehearsed calls; see ``usage_by_phase``."""
+    mine = _calls_of_run(run_id, is_rehearsal=is_rehearsal)
     return _grouped(connection, usage_phases, ("phase_id", "role", "provider", "model"), mine)
+
+
+def usage_by_phase(connection: Connection, run_id: str, *, is_rehearsal: bool = False) -> Mapping[str, UsageRow]:
+    """The sums of a run by phase id, its real or its rehearsed calls; "" are calls outside any phase."""
+    rows = _grouped(connection, usage_phases, ("phase_id",), _calls_of_run(run_id, is_rehearsal=is_rehearsal))
+    return {row.phase_id or "": row for row in rows}
 
 
 def usage_of_runs(connection: Connection, rehearsed: Mapping[str, bool]) -> Mapping[str, UsageRow]:
@@ -153,6 +158,11 @@ class UsageService:
             RequestRefused: an unknown period, or a window of the future.
         """
         return self._database.read_now(usage_by_model, asked_window(period, offset, self._clock.now()))
+
+
+def _calls_of_run(run_id: str, *, is_rehearsal: bool) -> ColumnElement[bool]:
+    is_rehearsed = usage_phases.c.purpose == "rehearsal"
+    return and_(usage_phases.c.run_id == run_id, is_rehearsed if is_rehearsal else ~is_rehearsed)
 
 
 def _in_window(connection: Connection, span: WindowSpan, *keys: str) -> tuple[UsageRow, ...]:

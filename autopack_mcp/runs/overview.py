@@ -1,0 +1,78 @@
+"""Questions about runs that only those who show them ask: a page of runs, counts of phases, who supervises.
+
+It owns no table and moves nothing (``store`` does); each question is one statement however many runs or phases there
+are. The summaries are its caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, and_, case, func, or_, select
+
+from autopack_mcp.database.tables import attempts, phases, runs, supervisors
+from autopack_mcp.runs.progress import percent_complete
+from autopack_mcp.runs.records import RunRecord
+from autopack_mcp.runs.states import PHASE_COMPLETED
+from autopack_mcp.runs.supervision import SupervisorRecord
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseCounts:
+    """How many phases a run has, and how many of them are completed."""
+
+    total: int = 0
+    completed: int = 0
+
+    @property
+    def percent_complete(self) -> float:
+        """As in RunProgress: 0 to 100."""
+        return percent_complete(self.completed, self.total)
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptModels:
+    """Which models a phase asked last; None until it has asked one."""
+
+    builder: str | None = None
+    auditor: str | None = None
+
+
+def runs_after(connection: Connection, limit: int, after: tuple[datetime, str] | None = None) -> tuple[RunRecord, ...]:
+    """Up to ``limit`` runs, newest first, that come after the one created then and called so."""
+    columns = [runs.c[name] for name in RunRecord.__dataclass_fields__]
+    # The id breaks ties, so that runs created in one microsecond are neither skipped nor shown twice.
+    found = select(*columns).order_by(runs.c.created_at.desc(), runs.c.run_id).limit(limit)
+    if after is not None:
+        created_at, run_id = after
+        same_moment = and_(runs.c.created_at == created_at, runs.c.run_id > run_id)
+        found = found.where(or_(runs.c.created_at < created_at, same_moment))
+    return tuple(RunRecord(**row) for row in connection.execute(found).mappings())
+
+
+def phase_counts(connection: Connection, run_ids: Sequence[str]) -> Mapping[str, PhaseCounts]:
+    """The counts of several runs by id; a run without phases is absent."""
+    completed = func.sum(case((phases.c.state.in_(PHASE_COMPLETED), 1), else_=0))
+    found = select(phases.c.run_id, func.count(), completed).where(phases.c.run_id.in_(run_ids))
+    rows = connection.execute(found.group_by(phases.c.run_id))
+    return {run_id: PhaseCounts(total, int(done)) for run_id, total, done in rows}
+
+
+def attempt_models(connection: Connection, run_id: str) -> Mapping[str, AttemptModels]:
+    """By phase id, the models that its newest attempt asked (or the one before, while the newest has not asked yet)."""
+    found = select(attempts.c.phase_id, attempts.c.builder_model, attempts.c.auditor_model)
+    found = found.where(attempts.c.run_id == run_id).order_by(attempts.c.phase_id, attempts.c.attempt)
+    newest: dict[str, AttemptModels] = {}
+    for phase_id, builder, auditor in connection.execute(found):
+        before = newest.get(phase_id, AttemptModels())
+        newest[phase_id] = AttemptModels(builder or before.builder, auditor or before.auditor)
+    return newest
+
+
+def supervisors_known(connection: Connection) -> tuple[SupervisorRecord, ...]:
+    """The newest supervisor of every machine, alive or not, the one heard of last first."""
+    found = select(*(supervisors.c[name] for name in SupervisorRecord.__dataclass_fields__))
+    found = found.order_by(supervisors.c.lease_expires_at.desc(), supervisors.c.machine)
+    return tuple(SupervisorRecord(**row) for row in connection.execute(found).mappings())
