@@ -1,14 +1,16 @@
 """``models.yaml`` as frozen Settings: providers and their caps, models, who answers what, and what replaces what.
 
-It owns the file's meaning and reports every problem of it at once; it never writes the file and never reads an API key.
-The router, the ledger and the provider adapters receive Settings; ``ConfigFile`` re-reads the file when it changes.
+It owns the words of the configuration and what is known without one: provider ids, families of models. It reads nothing
+(``models_yaml`` reads a text, ``config_file`` a file that may change); the router, the ledger and the adapters receive
+Settings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +22,8 @@ Window = Literal["day", "week", "month"]
 Complexity = Literal["low", "medium", "high"]
 
 NANO_PER_USD = 1_000_000_000
+ALERT_LEVELS_PERCENT = (80, 90)  # Of an allowance (product.md).
+COMPLEXITIES: tuple[Complexity, ...] = ("low", "medium", "high")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ class QuotaRouting:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All of models.yaml, validated: every model named anywhere below is in ``models``, every provider in ``providers``.
+    """All of models.yaml, validated: every model named below is in ``models``, every provider in ``providers``.
 
     ``digest`` is the SHA-256 of the file's bytes; ``warnings`` are shown to the person and stop nothing.
     """
@@ -118,12 +122,19 @@ class Settings:
     fallback_strategy: FallbackStrategy
     quota_routing: QuotaRouting
     high_risk: RoleModels
-    alert_levels_percent: tuple[int, ...] = (80, 90)
+    alert_levels_percent: tuple[int, ...] = ALERT_LEVELS_PERCENT
     plan_folders: tuple[Path, ...] = ()
     allow_inline_plans: bool = False
     source: str = "packaged default"
     digest: str = ""
     warnings: tuple[Problem, ...] = ()
+
+    def find_model(self, name: str) -> ModelSettings | None:
+        """A model of the catalog, or one of a known family whose provider is configured; None for any other name.
+
+        Ask this, not ``models``, when a person names a model: an override may name one that the file does not.
+        """
+        return self.models.get(name) or family_model(name, self.providers)
 
     @property
     def categories(self) -> frozenset[str]:
@@ -134,3 +145,59 @@ class Settings:
             | self.quota_routing.never_fallback_categories
             | {"general"}
         )
+
+
+# What a provider is when the file says nothing else about it. A key variable is the one that the predecessor's users
+# already have set.
+KNOWN_PROVIDERS: Mapping[str, ProviderSettings] = {
+    settings.provider: settings
+    for settings in (
+        ProviderSettings("openai", "openai", "chat", None, "OPENAI_API_KEY"),
+        ProviderSettings("anthropic", "anthropic", "messages", None, "ANTHROPIC_API_KEY"),
+        ProviderSettings(
+            "google", "openai", "chat", "https://generativelanguage.googleapis.com/v1beta/openai/", "GOOGLE_API_KEY"
+        ),
+        ProviderSettings("glm", "openai", "chat", "https://api.z.ai/api/paas/v4/", "GLM_API_KEY"),
+    )
+}
+_PROVIDER_ALIASES = {"google_gemini": "google", "gemini": "google", "zhipu_glm": "glm", "zhipu": "glm", "zai": "glm"}
+
+
+def provider_id(name: str) -> str:
+    """A provider's own id for any spelling of it: ``OpenAI`` is ``openai``, ``google_gemini`` is ``google``."""
+    lower = name.lower()
+    return _PROVIDER_ALIASES.get(lower, lower)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFamily:
+    """Models known by how their name begins, and bounds that every current member keeps, in tokens."""
+
+    pattern: str
+    provider: str
+    max_output_tokens: int = 16_384  # The least that gpt-4o and everything after it may write.
+    context_window: int = 128_000
+
+
+# The predecessor's families. An "o" needs a digit after it: a local model such as "olmo" is not OpenAI's.
+MODEL_FAMILIES = (
+    ModelFamily("gpt-*", "openai"),
+    ModelFamily("o[1-9]*", "openai"),
+    ModelFamily("claude-*", "anthropic", context_window=200_000),
+    ModelFamily("opus-*", "anthropic", context_window=200_000),
+    ModelFamily("glm-*", "glm"),
+    ModelFamily("gemini-*", "google", context_window=1_000_000),
+)
+
+
+def family_of(name: str) -> ModelFamily | None:
+    """The family that a model's name belongs to, whatever is configured."""
+    return next((family for family in MODEL_FAMILIES if fnmatchcase(name, family.pattern)), None)
+
+
+def family_model(name: str, providers: Container[str]) -> ModelSettings | None:
+    """A model that is in no catalog, but in a family whose provider is configured; never a guess."""
+    family = family_of(name)
+    if family is None or family.provider not in providers:
+        return None
+    return ModelSettings(name, family.provider, family.max_output_tokens, family.context_window)
