@@ -2,7 +2,7 @@
 
 VENV ?= .venv
 PYTHON = "$(VENV)/bin/python"
-BENCHMARKS = mcp_calls routing
+BENCHMARKS = mcp_calls routing imports
 
 .PHONY: help setup demo test check format lint types layers shape bench serve pins upstream
 
