@@ -14,7 +14,7 @@ from autopack_mcp.clock import Clock, SystemClock
 from autopack_mcp.config import ProviderSettings
 from autopack_mcp.providers.base import CallObservation, FinishReason, ProviderCall, ProviderReply
 from autopack_mcp.providers.events import object_in, text_in
-from autopack_mcp.providers.failures import Asked, answered, cut, request_id
+from autopack_mcp.providers.failures import Asked, answered, cut, request_id, sdk_timeout
 from autopack_mcp.usage.reading import JsonObject, read_own_usage
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class AnthropicProvider:
             "/v1/messages",
             cast_to=object,
             body=_body(asked.call),
-            options={"timeout": asked.call.timeout_s},
+            options={"timeout": sdk_timeout(asked.call)},
             stream=True,
             stream_cls=AsyncStream[object],
         )

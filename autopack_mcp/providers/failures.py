@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 import anyio
@@ -27,9 +27,15 @@ from autopack_mcp.config import ProviderSettings
 from autopack_mcp.errors import ProviderError, ProviderRateLimited, ProviderRefused, ProviderUnavailable
 from autopack_mcp.providers.base import CallObservation, ProviderCall, ProviderReply
 
+if TYPE_CHECKING:
+    import httpx2
+
 Billed = Literal["no", "unknown"]
 
 TEXT_LIMIT = 300  # Characters of a provider's own words in one of our messages: a sentence or two, not a page of HTML.
+CONNECT_LIMIT_S = (
+    10.0  # A machine that takes longer to shake hands is down; then it is also certain that nothing was sent.
+)
 _RAW_TEXT_LIMIT = 4_000  # Characters that are looked at before shortening; the rest is dropped unread.
 _QUOTE_WINDOW = 16  # A run of 31 characters or more out of the prompt always holds one aligned window of this many.
 
@@ -102,8 +108,16 @@ async def answered(
         failure = _late(asked)
     except _foreign_errors(asked.settings.sdk) as error:
         failure = translated(error, asked, clock.now())
-    failure.request_id = failure.request_id or observation.request_id
+    # Whichever of the two heard it: the caller books from the observation, a person reads the error.
+    observation.request_id = failure.request_id = failure.request_id or observation.request_id
     raise failure
+
+
+def sdk_timeout(call: ProviderCall) -> httpx2.Timeout:
+    """The SDK's own time limits: ``answered`` keeps the deadline, these make a connection that fails fail early."""
+    import httpx2  # Lazy: the SDKs bring it, and it costs as much as they do.
+
+    return httpx2.Timeout(call.timeout_s, connect=min(CONNECT_LIMIT_S, call.timeout_s))
 
 
 def _foreign_errors(sdk: str) -> tuple[type[Exception], ...]:
@@ -112,7 +126,7 @@ def _foreign_errors(sdk: str) -> tuple[type[Exception], ...]:
     Besides the SDK's own tree: the errors of its HTTP library and of TLS, which streams of anthropic let through, and
     what broken JSON or UTF-8 inside a stream raises.
     """
-    import httpx2  # Lazy: the SDKs bring it, and it costs as much as they do.
+    import httpx2  # Lazy, as above.
 
     own = {"openai": "OpenAIError", "anthropic": "AnthropicError"}[sdk]
     base: type[Exception] = getattr(importlib.import_module(sdk), own)
@@ -199,7 +213,7 @@ def _by_status(
     billed: Billed,
 ) -> ProviderError:
     provider, model, request = asked.settings.provider, asked.call.model, request_id(headers)
-    said = f": {text}" if text else "."
+    said = f": {text.rstrip('.')}." if text else "."
     message = f"{provider} answered {status} for {model!r}{said}"
     if billed == "unknown":
         message = f"{provider} broke off the answer of {model!r} ({kind or status}){said}"

@@ -15,7 +15,7 @@ from autopack_mcp.clock import Clock, SystemClock
 from autopack_mcp.config import ProviderSettings
 from autopack_mcp.providers.base import CallObservation, FinishReason, ProviderCall, ProviderReply
 from autopack_mcp.providers.events import object_in, objects_in, text_in
-from autopack_mcp.providers.failures import Asked, answered, cut, request_id, told_in_stream
+from autopack_mcp.providers.failures import Asked, answered, cut, request_id, sdk_timeout, told_in_stream
 from autopack_mcp.usage.event import ReportedUsage
 from autopack_mcp.usage.reading import JsonObject, UsageApi, read_own_usage
 
@@ -101,7 +101,7 @@ class OpenAIProvider:
             path,
             cast_to=object,
             body=body,
-            options={"timeout": answer.asked.call.timeout_s, "security": {"bearer_auth": True}},
+            options={"timeout": sdk_timeout(answer.asked.call), "security": {"bearer_auth": True}},
             stream=True,
             stream_cls=AsyncStream[object],
         )

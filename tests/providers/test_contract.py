@@ -154,12 +154,13 @@ async def test_a_second_call_reuses_what_the_first_opened(speech: Speech) -> Non
 async def test_401_names_the_variable_and_never_the_key(speech: Speech) -> None:
     body = {"error": {"message": f"Incorrect API key provided: {KEY}.", "type": "authentication_error"}}
     async with opened(speech, error(401, body, request_id="request-9")) as (provider, upstream):
-        refused = await failure(provider, CallObservation())
+        observation = CallObservation()
+        refused = await failure(provider, observation)
 
     assert isinstance(refused, ProviderRefused)
     assert (refused.status, refused.billed, refused.retryable) == (401, "no", False)
     assert "ACME_API_KEY" in refused.hint
-    assert refused.request_id == "request-9"
+    assert refused.request_id == observation.request_id == "request-9"
     assert len(upstream.requests) == 1
 
 
@@ -296,12 +297,13 @@ async def test_stream_that_stalls_in_the_middle_ends_at_the_deadline(speech: Spe
 @every_adapter
 @pytest.mark.parametrize("end", [["cut"], []], ids=["cut", "closed in good order"])
 async def test_half_an_answer_is_no_answer(speech: Speech, end: list[Literal["cut"]]) -> None:
-    async with opened(speech, Answer([*speech.begun("half"), *end])) as (provider, _):
+    answer = Answer([*speech.begun("half"), *end], headers={"x-request-id": "request-7"})
+    async with opened(speech, answer) as (provider, _):
         observation = CallObservation()
         unavailable = await failure(provider, observation)
 
     assert isinstance(unavailable, ProviderUnavailable)
-    assert unavailable.billed == "unknown"
+    assert (unavailable.billed, unavailable.request_id) == ("unknown", "request-7")
     assert observation.response_id == "answer-1"
     if speech.input_is_known_early:
         assert observation.usage is not None

@@ -65,6 +65,13 @@ def test_words_of_a_provider_are_cleaned_before_they_are_shown(text: str, shown:
     assert clean(text, asked()) == shown
 
 
+def test_short_key_is_taken_out_where_it_stands_whole() -> None:
+    call = ProviderCall("model-asked", (), max_output_tokens=9, timeout_s=1)
+    shown = clean("The key 'abc123' is wrong", Asked(ProviderSettings("acme", "openai", "chat"), call, "abc123"))
+
+    assert shown == "The key '[key]' is wrong"
+
+
 def test_piece_of_a_long_prompt_is_recognised_anywhere() -> None:
     prompt = " ".join(f"word{number}" for number in range(500))
     for start in range(1000, 1020):
