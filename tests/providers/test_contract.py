@@ -57,6 +57,11 @@ def a_call(prompt: str = PROMPT, timeout_s: float = 5.0) -> ProviderCall:
     return ProviderCall("model-asked", messages, max_output_tokens=256, timeout_s=timeout_s)
 
 
+def warm_up(speech: Speech) -> Answer:
+    """A first answer, so that a short deadline afterwards measures the silence and not the opening of a client."""
+    return Answer([*speech.begun("warm"), *speech.ended()])
+
+
 class Watched(CallObservation):
     """Tells a test the moment the adapter knows who answers."""
 
@@ -274,7 +279,8 @@ async def test_refused_connection_provably_cost_nothing(speech: Speech) -> None:
 
 @every_adapter
 async def test_silence_ends_at_the_deadline(speech: Speech) -> None:
-    async with opened(speech, Answer(["hang"])) as (provider, _):
+    async with opened(speech, warm_up(speech), Answer(["hang"])) as (provider, _):
+        await provider.complete(a_call(), CallObservation())
         observation = CallObservation()
         late = await failure(provider, observation, a_call(timeout_s=0.05))
 
@@ -286,7 +292,8 @@ async def test_silence_ends_at_the_deadline(speech: Speech) -> None:
 
 @every_adapter
 async def test_stream_that_stalls_in_the_middle_ends_at_the_deadline(speech: Speech) -> None:
-    async with opened(speech, Answer([*speech.begun("half"), "hang"])) as (provider, upstream):
+    async with opened(speech, warm_up(speech), Answer([*speech.begun("half"), "hang"])) as (provider, upstream):
+        await provider.complete(a_call(), CallObservation())
         late = await failure(provider, CallObservation(), a_call(timeout_s=0.1))
         with anyio.fail_after(5):
             await upstream.client_gone.wait()
