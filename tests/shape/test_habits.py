@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -30,18 +31,24 @@ def wall_clock_calls(source: Source) -> list[str]:
     return [source.at(call) for call in calls(source) if ast.unparse(call.func) in WALL_CLOCKS]
 
 
-def lazy_imports(source: Source) -> Iterator[ast.Import | ast.ImportFrom]:
-    for function in source.functions():
-        yield from (node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom))
+def says_why(text: str | None) -> bool:
+    """Whether a text speaks of importing late."""
+    return re.search(r"\b(lazy|lazily|import(s|ed|ing)?|load(s|ed|ing)?)\b", text or "", re.IGNORECASE) is not None
 
 
-def says_why(source: Source, node: ast.stmt) -> bool:
-    """Whether a comment stands on the line of a node, or in the lines just above it that import too."""
+def silent_lazy_imports(source: Source) -> list[str]:
+    """Imports inside functions that neither a comment in the function, its docstring nor the file's speaks of."""
+    if says_why(ast.get_docstring(source.tree)):
+        return []
     lines = source.text.splitlines()
-    above = node.lineno - 2
-    while above >= 0 and lines[above].strip().startswith(("import ", "from ")) and "#" not in lines[above]:
-        above -= 1
-    return "#" in lines[node.lineno - 1] or "#" in lines[above]
+    return [
+        f"{source.at(node)} {ast.unparse(node)}"
+        for function in source.functions()
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and not says_why(ast.get_docstring(function))
+        and not any("#" in line for line in lines[function.lineno : node.lineno])
+    ]
 
 
 def test_only_the_clock_asks_for_the_time() -> None:
@@ -66,13 +73,23 @@ def test_only_the_command_line_prints() -> None:
 
 
 def test_import_inside_a_function_says_why() -> None:
-    silent = [
-        f"{source.at(node)} {ast.unparse(node)}"
-        for source in package_sources()
-        for node in lazy_imports(source)
-        if not says_why(source, node)
-    ]
-    assert silent == []
+    assert [place for source in package_sources() for place in silent_lazy_imports(source)] == []
+
+
+@pytest.mark.parametrize(
+    "text, is_silent",
+    [
+        ("def f():\n    import heavy\n", True),
+        ("def f():\n    import heavy  # Lazy: half a second.\n", False),
+        ("def f():\n    # Half a second.\n    import heavy\n", False),
+        ('def f():\n    """Answer; heavy is loaded when it is needed."""\n    import heavy\n', False),
+        ('"""Its parts are imported when they are asked for."""\ndef f():\n    import heavy\n', False),
+        ("import heavy\n", False),
+    ],
+    ids=["silent", "behind it", "above it", "in the docstring", "in the file's docstring", "at the top"],
+)
+def test_reasons_of_lazy_imports_are_recognised(text: str, is_silent: bool) -> None:
+    assert bool(silent_lazy_imports(Source("example.py", text, ast.parse(text)))) == is_silent
 
 
 @pytest.mark.parametrize(
