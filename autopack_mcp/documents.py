@@ -35,6 +35,7 @@ _NUMBER_START = frozenset("+-.0123456789")
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]{0,24})\Z")
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]{1,18}\.[0-9]{0,18}|\.[0-9]{1,18}|[0-9]{1,18}(?=[eE]))(?:[eE][-+]?[0-9]{1,2})?\Z")
 _JSON_ESCAPE = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|.)", re.DOTALL)
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_.:@+*-]{1,80}\Z")
 _TEXT_TAGS = ("!", "tag:yaml.org,2002:str")
 _LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
@@ -323,4 +324,4 @@ def _dotted_parts(path: KeyPath) -> Iterator[str]:
         if isinstance(key, int):
             yield f"[{key}]"
         else:
-            yield f".{key}" if key.isprintable() and len(key) <= 80 else f".{shown(key, 80)}"
+            yield f".{key}" if _PLAIN_KEY.match(key) else f".{shown(key, 80)}"

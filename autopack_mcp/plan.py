@@ -1,17 +1,19 @@
 """A plan: what a person wants built, as tiers of phases.
 
-It turns a native YAML plan or a predecessor's JSON run request into a frozen Plan and reports every problem at once with
-file and line. It is pure: it starts nothing and looks at no repository beyond asking whether the folder is there.
+It owns the words of a plan and the form in which the database keeps one. It starts nothing and reads nothing that a
+person wrote (``plan_file`` does, and ``run_request`` for the predecessor's requests); runs and builders receive it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from autopack_mcp.errors import Problem
 
+PLAN_FORMAT = 1  # Of the stored form; a reader of a later one can tell.
 UNVERIFIED = "none"  # What a plan must write, in so many letters, to go without a verification command.
 ATTEMPTS_LIMIT = 3  # Default attempts per phase (contract 20).
 VERIFY_TIMEOUT_S = 600  # Default deadline of one verification command, in seconds.
@@ -31,7 +33,7 @@ class RehearsalScript:
 
 @dataclass(frozen=True, slots=True)
 class PhaseSpec:
-    """One planned change. ``verify`` overrides the plan's command; ``allowed_paths`` are globs, empty means anywhere."""
+    """One planned change. ``verify`` replaces the plan's command; ``allowed_paths`` are globs, none means anywhere."""
 
     phase_id: str
     name: str
@@ -81,3 +83,28 @@ class Plan:
     def phases(self) -> tuple[PhaseSpec, ...]:
         """All phases in the order they will be built."""
         return tuple(phase for tier in self.tiers for phase in tier.phases)
+
+
+def plan_to_json(plan: Plan) -> str:
+    """A text from which ``plan_from_json`` makes an equal plan, for the database."""
+    return json.dumps({"format": PLAN_FORMAT, **asdict(plan)}, separators=(",", ":"))
+
+
+def plan_from_json(text: str) -> Plan:
+    """The plan that ``plan_to_json`` wrote; what people write goes through ``plan_file`` instead."""
+    fields: dict[str, Any] = json.loads(text)
+    found = fields.pop("format")
+    assert found == PLAN_FORMAT, f"a stored plan has the format {PLAN_FORMAT}, not {found}"
+    fields["tiers"] = tuple(_tier(tier) for tier in fields["tiers"])
+    fields["warnings"] = tuple(Problem(**problem) for problem in fields["warnings"])
+    return Plan(**fields)
+
+
+def _tier(fields: dict[str, Any]) -> TierSpec:
+    return TierSpec(**{**fields, "phases": tuple(_phase(phase) for phase in fields["phases"])})
+
+
+def _phase(fields: dict[str, Any]) -> PhaseSpec:
+    lists = {key: tuple(fields[key]) for key in ("acceptance_criteria", "allowed_paths", "context_paths")}
+    script = fields["rehearsal"]
+    return PhaseSpec(**{**fields, **lists, "rehearsal": None if script is None else RehearsalScript(**script)})

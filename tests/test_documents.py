@@ -171,6 +171,11 @@ def test_what_cannot_be_read_is_one_problem_with_its_line(text: str, expected: s
     assert messages(text) == [expected]
 
 
+def test_a_key_that_stands_there_three_times_is_compared_with_the_first() -> None:
+    assert [message.split("line ")[1] for message in messages("a: 1\na: 2\na: 3\n")] == ["1.", "1."]
+    assert read("a: 1\na: {b: 2}\n").data == {"a": 1}
+
+
 def test_a_broken_text_has_no_data() -> None:
     assert read("a: 1\nb: [\n").data is None
 
@@ -286,7 +291,8 @@ def test_a_file_in_the_wrong_encoding_says_on_which_line(tmp_path: Path) -> None
 
 def test_values_and_paths_are_shown_on_one_short_line() -> None:
     assert dotted(("tiers", 0, "phases", 2, "id")) == "tiers[0].phases[2].id"
-    assert dotted(("a\nb", "c")) == "'a\\nb'.c"
+    assert dotted(("models", "gpt-6.1-sol", "price")) == "models.gpt-6.1-sol.price"
+    assert dotted(("a\nb", "../c")) == "'a\\nb'.'../c'"
     assert shown("x" * 100) == repr("x" * 100)[:59] + "…"
     values: list[Value] = [None, True, 3, Decimal("0.5"), [], {}]
     assert [shown(value) for value in values] == [

@@ -383,6 +383,7 @@ def test_a_rule_that_answers_for_nobody_is_a_warning() -> None:
             "quota_routing: {never_fallback_categories: ['a:b']}",
             "quota_routing.never_fallback_categories: 'a:b': a cat",
         ),
+        ("fallback_strategy: {by_category: {'a*': [m]}}", "fallback_strategy.by_category.a*: 'a*': a category has"),
         ("quota_routing: {critical_on_soft_limit: stop}", "quota_routing.critical_on_soft_limit: must be keep or fail"),
         (
             "alerts: {levels_percent: [80, 0]}",
@@ -401,7 +402,7 @@ def test_a_rule_that_answers_for_nobody_is_a_warning() -> None:
         ("plan_folders: here", "plan_folders: must be a list, not 'here'."),
         ("plan_folders: ['~no-such-user-here/x']", "plan_folders: '~no-such-user-here/x': there is no such user."),
         ("modles: {}", "modles: is not known here. Did you mean 'models'?"),
-        ("agent_models: {'a b': m}", "agent_models.a b: an agent's name has up to 64"),
+        ("agent_models: {'a b': m}", "agent_models.'a b': an agent's name has up to 64"),
         ("agent_models: [m]", "agent_models: must hold keys and values, not a list."),
     ],
 )
