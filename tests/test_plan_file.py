@@ -44,8 +44,7 @@ def one_phase(keys: str) -> str:
     return f"verify: none\ntiers: [{{id: t, phases: [{{id: p, name: n, {keys}}}]}}]\n"
 
 
-def test_every_key_of_a_plan_is_read(repository: Path) -> None:
-    text = """name: Everything
+EVERYTHING = """name: Everything
 repository: repository
 base: release/1.2
 setup: make venv
@@ -81,7 +80,10 @@ tiers:
         name: B
         task_category: core_backend
 """
-    plan = plan_of(text, folder=repository.parent)
+
+
+def test_every_key_of_a_plan_is_read(repository: Path) -> None:
+    plan = plan_of(EVERYTHING, folder=repository.parent)
     assert plan == Plan(
         name="Everything",
         repository=str(repository),
