@@ -1,0 +1,243 @@
+"""The only place where objects are constructed and wired: one Autopack per process, and parts of it by need.
+
+Everything else receives what it needs by name. ``cli`` and ``serve`` open an Autopack; ``library`` opens one for people
+with their own loop. Parts that only a long-lived process needs are imported when they are asked for, because
+``autopack-mcp status`` must start in a third of a second (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autopack_mcp import __version__
+from autopack_mcp.clock import Clock, SystemClock
+from autopack_mcp.config import ProviderSettings, Settings
+from autopack_mcp.config_file import ConfigFile, find_config
+from autopack_mcp.database.engine import Database
+from autopack_mcp.database.migrate import open_database
+from autopack_mcp.home import Home, Keys, find_home
+from autopack_mcp.summary.summaries import Summaries
+from autopack_mcp.usage.prices import PriceBook, UnitPrices
+
+if TYPE_CHECKING:
+    from autopack_mcp.budgets.ledger import Ledger
+    from autopack_mcp.calls import CallDoor
+    from autopack_mcp.control import Control
+    from autopack_mcp.routing.snapshot import SnapshotReader
+    from autopack_mcp.runs.supervisor import Supervisor
+    from autopack_mcp.sandbox import Sandbox
+    from autopack_mcp.usage.recorder import UsageRecorder
+
+
+@dataclass(slots=True)
+class _PriceBooks:
+    """The price book of the settings in force, made anew when their file changes."""
+
+    settings: Callable[[], Settings]
+    _digest: str | None = None
+    _book: PriceBook = field(default_factory=lambda: PriceBook({}))
+
+    def current(self) -> PriceBook:
+        settings = self.settings()
+        if settings.digest != self._digest:
+            prices = {model.name: model.price for model in settings.models.values() if model.price is not None}
+            addresses = {p.provider: p.base_url for p in settings.providers.values() if p.base_url is not None}
+            self._book, self._digest = PriceBook(prices, addresses), settings.digest
+        return self._book
+
+
+@dataclass(frozen=True, slots=True)
+class Autopack:
+    """What every process has: the home, the settings, the keys it can see, the database, and answers about it."""
+
+    home: Home
+    environ: Mapping[str, str]
+    clock: Clock
+    config: ConfigFile
+    keys: Keys
+    database: Database
+    price_book: Callable[[], PriceBook]
+    summaries: Summaries
+
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self.config.current()
+
+    def has_key(self, provider: ProviderSettings) -> bool:
+        """Whether this process could call a provider."""
+        return provider.api_key_env is None or self.keys.get(provider.api_key_env) is not None
+
+    def key_of(self, provider: ProviderSettings) -> str | None:
+        """The key of a provider, None when it needs none or has none."""
+        return None if provider.api_key_env is None else self.keys.get(provider.api_key_env)
+
+    def visible_keys(self) -> tuple[str, ...]:
+        """The names of the key variables that hold something."""
+        return tuple(sorted(self.keys.present(self.key_variables())))
+
+    def key_variables(self) -> tuple[str, ...]:
+        """The names of all key variables of the configured providers."""
+        return tuple(p.api_key_env for p in self.settings().providers.values() if p.api_key_env is not None)
+
+    def unit_price(self, model: str) -> UnitPrices | None:
+        """What a model costs per million tokens, None when unknown."""
+        found = self.settings().find_model(model)
+        return None if found is None else self.price_book().unit_prices(found.provider, model, self.clock.now())
+
+
+def open_autopack(
+    environ: Mapping[str, str] = os.environ,
+    *,
+    db_url: str | None = None,
+    config_path: str | Path | None = None,
+    clock: Clock | None = None,
+) -> Autopack:
+    """Open the home that ``environ`` names, with its config and database; close its database when done.
+
+    Raises:
+        ConfigError: models.yaml cannot be used. DatabaseError: the database cannot.
+    """
+    home = find_home(environ)
+    home.ensure()
+    clock = clock or SystemClock()
+    config = find_config(None if config_path is None else Path(config_path), home, clock=clock)
+    config.current()
+    keys = Keys(environ, home.env_file)
+    database = open_database(db_url or home.database_url)
+    books = _PriceBooks(config.current)
+
+    def has_key(provider: ProviderSettings) -> bool:
+        return provider.api_key_env is None or keys.get(provider.api_key_env) is not None
+
+    def unit_price(model: str) -> UnitPrices | None:
+        found = config.current().find_model(model)
+        return None if found is None else books.current().unit_prices(found.provider, model, clock.now())
+
+    summaries = Summaries(
+        database=database, settings=config.current, clock=clock, has_key=has_key, unit_price=unit_price
+    )
+    return Autopack(home, environ, clock, config, keys, database, books.current, summaries)
+
+
+def machine_name() -> str:
+    """How this machine signs its leases."""
+    return platform.node() or "localhost"
+
+
+def snapshot_reader(autopack: Autopack) -> SnapshotReader:
+    """Reads what a choice of model depends on."""
+    from autopack_mcp.routing.snapshot import SnapshotReader
+
+    return SnapshotReader(
+        settings=autopack.settings, clock=autopack.clock, has_key=autopack.has_key, unit_price=autopack.unit_price
+    )
+
+
+def ledger(autopack: Autopack) -> Ledger:
+    """The ledger over this database."""
+    from autopack_mcp.budgets.ledger import Ledger
+
+    return Ledger(autopack.database, autopack.clock)
+
+
+def control(autopack: Autopack) -> Control:
+    """What people may ask of runs; it starts a supervisor when none is alive."""
+    from autopack_mcp.control import Control
+    from autopack_mcp.runs.launch import DetachedLauncher
+
+    launcher = DetachedLauncher(
+        home=autopack.home,
+        machine=machine_name(),
+        database=autopack.database,
+        clock=autopack.clock,
+        environ=autopack.environ,
+    )
+    return Control(
+        home=autopack.home,
+        database=autopack.database,
+        clock=autopack.clock,
+        settings=autopack.settings,
+        supervisors=launcher,
+        snapshots=snapshot_reader(autopack),
+    )
+
+
+def call_door(autopack: Autopack, *, rehearsal_pause: Callable[[], Awaitable[None]] | None = None) -> CallDoor:
+    """The one door to paid tokens."""
+    from autopack_mcp.calls import CallDoor
+    from autopack_mcp.providers.pacing import RetryPolicy
+    from autopack_mcp.providers.registry import open_provider
+    from autopack_mcp.runs.rules import run_rules
+
+    return CallDoor(
+        database=autopack.database,
+        ledger=ledger(autopack),
+        clock=autopack.clock,
+        settings=autopack.settings,
+        price_book=autopack.price_book,
+        key_of=autopack.key_of,
+        snapshots=snapshot_reader(autopack),
+        run_rules=run_rules,
+        open_provider=open_provider,
+        retry=RetryPolicy(),
+        rehearsal_pause=rehearsal_pause,
+    )
+
+
+def usage_recorder(autopack: Autopack) -> UsageRecorder:
+    """Books calls that were made elsewhere, against every cap."""
+    from autopack_mcp.budgets.caps import CallScope, RunCaps, caps_of_call
+    from autopack_mcp.runs.rules import run_rules
+    from autopack_mcp.usage.event import UsageEvent
+    from autopack_mcp.usage.recorder import UsageRecorder
+
+    books = ledger(autopack)
+
+    def book(event: UsageEvent) -> None:
+        rules = autopack.database.read_now(run_rules, event.run_id, event.occurred_at) if event.run_id else None
+        scope = CallScope(event.provider, event.role, event.purpose, event.run_id, event.phase_id)
+        caps = caps_of_call(autopack.settings(), scope, rules.caps if rules else RunCaps(), event.occurred_at)
+        books.book_external(event, caps)
+
+    return UsageRecorder(book, autopack.price_book)
+
+
+def supervisor(autopack: Autopack, door: CallDoor, sandbox: Sandbox, url: str) -> Supervisor:
+    """The supervisor of this machine, not yet running; ``url`` is where this process answers."""
+    from autopack_mcp.builders import ApiBuilder
+    from autopack_mcp.llm_service import AsyncLlmService
+    from autopack_mcp.runs.driver import RunDriver
+    from autopack_mcp.runs.executor import Executor
+    from autopack_mcp.runs.supervision import SupervisorRecord
+    from autopack_mcp.runs.supervisor import Supervisor
+
+    service = AsyncLlmService(door)
+    executor = Executor(
+        database=autopack.database,
+        clock=autopack.clock,
+        builder=ApiBuilder(service),
+        auditor=service,
+        sandbox=sandbox,
+        environ=autopack.environ,
+        secret_variables=autopack.key_variables(),
+    )
+    now = autopack.clock.now()
+    identity = SupervisorRecord(
+        machine_name(), 0, os.getpid(), url, __version__, autopack.visible_keys(), sandbox.description, now, now
+    )
+    return Supervisor(
+        identity=identity,
+        lock_file=autopack.home.lock_file,
+        database=autopack.database,
+        clock=autopack.clock,
+        ledger=ledger(autopack),
+        visible_keys=autopack.visible_keys,
+        make_driver=lambda fence: RunDriver(
+            fence=fence, database=autopack.database, clock=autopack.clock, executor=executor
+        ),
+    )

@@ -1,0 +1,64 @@
+"""Who writes a change: the protocol of a builder, and the one that asks a model through the API.
+
+A builder gets a phase and answers with edits; it never touches the workspace itself, verifies or commits. The executor
+is its only caller. (A coding agent that works inside the workspace will fit beside ``ApiBuilder``.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from autopack_mcp.llm_service import AsyncLlmService, PhaseAccount
+from autopack_mcp.plan import PhaseSpec
+
+
+@dataclass(frozen=True, slots=True)
+class BuildJob:
+    """One attempt at a phase: what to do, what the files look like now, and why earlier attempts were not kept."""
+
+    phase: PhaseSpec
+    files: Mapping[str, str]
+    account: PhaseAccount
+    hints: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A builder's answer. ``reply`` is its raw text, from which the edits can be read again after a crash.
+
+    ``error`` says why the reply holds no edits; it was paid for all the same.
+    """
+
+    reply: str
+    summary: str
+    model: str
+    reasons: tuple[str, ...]
+    error: str | None = None
+
+
+class Builder(Protocol):
+    """Writes one change. Cancelling the task that awaits it stops it at once; what it cost is booked all the same."""
+
+    async def build(self, job: BuildJob) -> Built:
+        """The change for one attempt.
+
+        Raises:
+            QuotaExhausted: a cap denies it; nothing was spent. RoutingError, ProviderError: nobody could be asked.
+        """
+        ...
+
+
+class ApiBuilder:
+    """Asks the model that the router names for whole files or search/replace blocks."""
+
+    def __init__(self, service: AsyncLlmService) -> None:
+        self._service = service
+
+    async def build(self, job: BuildJob) -> Built:
+        """See ``Builder.build``."""
+        built = await self._service.ask_builder(job.phase, job.files, job.account, job.hints)
+        summary = built.reply.summary if built.reply else ""
+        decision = built.answer.decision
+        return Built(built.answer.text, summary, decision.model, decision.reasons, built.error)

@@ -1,0 +1,1 @@
+"""The command line: parse, call, print. One module per kind of verb; nothing here decides anything."""

@@ -1,0 +1,110 @@
+"""The verbs that act: start, pause, resume, cancel, note, override.
+
+``control`` does the work; these print its answer.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from autopack_mcp.cli.opening import acting, opened
+from autopack_mcp.cli.output import print_run
+from autopack_mcp.cli.watching import watch
+from autopack_mcp.control import OverrideWish, RequestOutcome
+from autopack_mcp.runs.requests import Action
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("plan", type=FILE)
+@click.option("--repository", type=FOLDER, help="Build in this repository instead of the plan's own.")
+@click.option("--verify", help="Use this command to verify each phase instead of the plan's own.")
+@click.option("--rehearse", is_flag=True, help="Scripted replies: no model is called, no tokens are bought.")
+@click.option("--wait", is_flag=True, help="Watch until the run stops; exit with 0 only when it has succeeded.")
+def start(plan: Path, repository: Path | None, verify: str | None, rehearse: bool, wait: bool) -> None:
+    """Start a run of PLAN (a YAML plan, or a run request in JSON). It goes on when this terminal is closed."""
+    started = acting(
+        lambda control, person: control.start_file(
+            plan, person, repository=repository, verify=verify, is_rehearsal=rehearse
+        )
+    )
+    for warning in started.warnings:
+        click.echo(warning, err=True)
+    click.echo(started.message)
+    if not wait:
+        click.echo(f"Watch it with: autopack-mcp status {started.run_id}")
+        return
+    with opened() as autopack:
+        run = watch(autopack, started.run_id)
+    print_run(run)
+    sys.exit(0 if run.state == "succeeded" else 1)
+
+
+@click.command()
+@click.argument("run")
+@click.option("--now", is_flag=True, help="Interrupt the step in hand instead of waiting for its end.")
+def pause(run: str, now: bool) -> None:
+    """Pause RUN at the end of the step in hand."""
+    _request(run, "pause", now=now)
+
+
+@click.command()
+@click.argument("run")
+def resume(run: str) -> None:
+    """Let RUN go on; a phase that needs attention is tried again."""
+    _request(run, "resume")
+
+
+@click.command()
+@click.argument("run")
+def cancel(run: str) -> None:
+    """End RUN now: a call in flight is interrupted, a command's processes are killed."""
+    _request(run, "cancel")
+
+
+@click.command()
+@click.argument("run")
+@click.argument("text", required=False)
+@click.option("--withdraw", "note_id", type=int, help="Take this note out of all later prompts instead.")
+def note(run: str, text: str | None, note_id: int | None) -> None:
+    """Put TEXT into every later prompt of RUN."""
+    if (text is None) == (note_id is None):
+        raise click.UsageError("Give either TEXT or --withdraw NUMBER.")
+    if note_id is not None:
+        click.echo(acting(lambda control, person: control.withdraw_note(run, note_id)))
+        return
+    added = acting(lambda control, person: control.add_note(run, text or "", "cli", person))
+    click.echo(added.message)
+
+
+@click.command()
+@click.argument("model", required=False, default="")
+@click.option("--role", default="builder", show_default=True, help="builder, auditor, agent:NAME, or * for all.")
+@click.option("--category", default="*", show_default=True, help="A category, or a pattern such as ui*.")
+@click.option("--complexity", default="*", show_default=True, help="low, medium, high, or a pattern.")
+@click.option("--run", help="Only future phases of this run; without it, all runs started later.")
+@click.option("--expires", type=click.DateTime(), help="Until then (UTC).")
+@click.option("--undo", is_flag=True, help="Withdraw the override of this pattern instead.")
+def override(
+    model: str, role: str, category: str, complexity: str, run: str | None, expires: datetime | None, undo: bool
+) -> None:
+    """Choose MODEL for part of a run, or for all later runs."""
+    if not model and not undo:
+        raise click.UsageError("Give a MODEL, or --undo.")
+    until = None if expires is None else expires.replace(tzinfo=UTC)
+    wish = OverrideWish(role, category, complexity, model, "run" if run else "global", run, until, undo)
+    outcome = acting(lambda control, person: control.override(wish, person))
+    click.echo(outcome.message)
+    for change in outcome.changes:
+        click.echo(f"  {change.phase_id} {change.role}: {change.from_model} → {change.to_model}")
+
+
+def _request(run: str, action: Action, *, now: bool = False) -> None:
+    outcome: RequestOutcome = acting(lambda control, person: control.request(run, action, person, now=now))
+    click.echo(outcome.message)

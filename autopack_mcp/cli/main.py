@@ -1,0 +1,69 @@
+"""The ``autopack-mcp`` command: finds the verb, runs it, and turns every deliberate error into one clear line.
+
+It owns exit codes (0 done, 1 an error of ours, 2 wrong usage) and the lazy loading of verbs: ``status`` must start in a
+third of a second, so it may not pay for ``serve`` (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import click
+
+from autopack_mcp import __version__
+from autopack_mcp.errors import AutopackError
+
+_VERBS: Mapping[str, str] = {
+    "demo": "serving",
+    "serve": "serving",
+    "stdio": "serving",
+    "token": "serving",
+    "start": "acting",
+    "runs": "reading",
+    "status": "reading",
+    "pause": "acting",
+    "resume": "acting",
+    "cancel": "acting",
+    "note": "acting",
+    "override": "acting",
+    "usage": "reading",
+    "models": "reading",
+    "config": "configuring",
+}
+
+
+class _LazyGroup(click.Group):
+    """Loads the module of a verb when the verb is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        module = import_module(f"autopack_mcp.cli.{_VERBS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="autopack-mcp")
+def cli() -> None:
+    """Steer autonomous LLM build runs: start them, watch them, and keep what they cost under its caps.
+
+    Everything lives in AUTOPACK_HOME; `autopack-mcp demo` shows a whole run without calling any model.
+    """
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run one verb and exit with its code."""
+    try:
+        return cli.main(arguments, prog_name="autopack-mcp")
+    except AutopackError as error:
+        click.echo(f"error: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"  {error.hint}", err=True)
+        sys.exit(1)

@@ -1,0 +1,150 @@
+"""How answers look on a terminal: rich tables where a person looks, plain tab-separated lines where a program reads.
+
+It formats what ``summary`` says and knows no database. Rich is imported only for a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+
+import click
+
+from autopack_mcp.summary.models import ModelMapping
+from autopack_mcp.summary.run import RunList, RunSummary
+from autopack_mcp.summary.shown import plain, tokens_text, usd_text
+from autopack_mcp.summary.usage import ProviderUsage, UsageSummary
+
+
+def print_json(answer: object) -> None:
+    """The whole answer as JSON."""
+    click.echo(json.dumps(plain(answer), indent=2, ensure_ascii=False))
+
+
+def print_runs(found: RunList) -> None:
+    """One line a run."""
+    if not found.runs:
+        click.echo("There are no runs yet. Start one with: autopack-mcp start PLAN")
+        return
+    rows = [
+        (
+            run.run_id,
+            run.state + (" (needs you)" if run.needs_you else ""),
+            f"{run.percent_complete:g} %",
+            tokens_text(run.tokens_used),
+            usd_text(run.cost_usd),
+            run.plan_name + (" [rehearsal]" if run.is_rehearsal else ""),
+        )
+        for run in found.runs
+    ]
+    print_table(("run", "state", "done", "tokens", "cost", "plan"), rows)
+    if found.hint:
+        click.echo(found.hint)
+
+
+def print_run(run: RunSummary) -> None:
+    """A whole run: how it stands, what it needs, its phases."""
+    kind = " — rehearsal: no model was called, no tokens were bought" if run.is_rehearsal else ""
+    click.echo(f"{run.run_id}  {run.state}  {run.percent_complete:g} %  {run.plan_name}{kind}")
+    click.echo(f"  {run.why}")
+    if run.needs_you is not None:
+        click.echo(f"  Needs you: {run.needs_you.what}")
+        click.echo(f"  Say: {run.needs_you.say}")
+    click.echo(f"  Tier {run.current_tier_index}/{run.total_tiers}, phase {run.current_phase_index}/{run.total_phases}"
+               f": {run.current_phase_name}")  # fmt: skip
+    cap = f" of {tokens_text(run.token_cap)}" if run.token_cap is not None else ""
+    dollar_cap = f" of {usd_text(run.cost_cap_usd)}" if run.cost_cap_usd is not None else ""
+    cost = usd_text(run.cost_usd, run.unpriced_calls)
+    click.echo(f"  Tokens {tokens_text(run.tokens_used)}{cap}, cost {cost}{dollar_cap},"
+               f" issues {run.major_issues_count} major, {run.minor_issues_count} minor")  # fmt: skip
+    click.echo(f"  Branch {run.branch} of {run.repository}; {run.supervisor}")
+    for note in run.notes:
+        click.echo(f"  Note {note.note_id}: {note.text} ({note.delivered})")
+    print_table(
+        ("phase", "state", "attempt", "builder", "auditor", "tokens", "commit", "why"),
+        [
+            (
+                phase.phase_id, phase.state, str(phase.attempt), phase.builder_model or "–", phase.auditor_model or "–",
+                tokens_text(phase.tokens_used), (phase.commit or "–")[:10], phase.why,
+            )
+            for phase in run.phases
+        ],
+    )  # fmt: skip
+
+
+def print_usage(usage: UsageSummary) -> None:
+    """Providers against their caps, then models."""
+    click.echo(f"{usage.period} {usage.window_label}: {tokens_text(usage.total_tokens)} tokens,"
+               f" {usd_text(usage.cost_usd, usage.unpriced_calls)}")  # fmt: skip
+    print_table(
+        ("provider", "tokens", "cap", "used", "level", "resets", "cost"),
+        [_provider_row(provider) for provider in usage.providers],
+    )
+    if usage.models:
+        print_table(
+            ("model", "provider", "in", "out", "calls", "cost"),
+            [
+                (
+                    model.model, model.provider, tokens_text(model.prompt_tokens), tokens_text(model.completion_tokens),
+                    str(model.calls), usd_text(model.cost_usd, model.unpriced_calls),
+                )
+                for model in usage.models
+            ],
+        )  # fmt: skip
+
+
+def print_models(mapping: ModelMapping) -> None:
+    """Which model answers what, and the reason."""
+    print_table(
+        ("role", "category", "complexity", "model", "why"),
+        [
+            (
+                row.role,
+                row.category,
+                row.complexity,
+                row.model or "none",
+                row.error or row.blocked_by or row.reasons[-1],
+            )
+            for row in mapping.rows
+        ],
+    )
+    for override in mapping.overrides:
+        click.echo(
+            f"override {override.scope}: {override.role} {override.pattern} → {override.model} by {override.author}"
+        )
+    for warning in mapping.warnings:
+        click.echo(warning, err=True)
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table for a person, tab-separated lines when piped."""
+    rows = list(rows)
+    if not sys.stdout.isatty():
+        for row in (header, *rows):
+            click.echo("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        # Text, not markup: a phase may be called "[red]".
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
+
+
+def _provider_row(provider: ProviderUsage) -> tuple[str, ...]:
+    used = "" if provider.percent_of_cap is None else f"{provider.percent_of_cap:g} %"
+    return (
+        provider.provider,
+        tokens_text(provider.total_tokens),
+        "no cap" if provider.cap_tokens is None else tokens_text(provider.cap_tokens),
+        used,
+        provider.level or "",
+        f"{provider.resets_at:%Y-%m-%d %H:%M} UTC",
+        usd_text(provider.cost_usd, provider.unpriced_calls) if provider.calls else "–",
+    )

@@ -1,0 +1,112 @@
+"""The verbs that stay: serve, stdio and demo, and the token that HTTP clients need.
+
+Servers are imported when they run, so that no other verb pays for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+
+import click
+
+from autopack_mcp.app import open_autopack
+
+PORT_LIMIT = 65_535  # Ports have 16 bits.
+
+
+class _Port(click.ParamType):  # type: ignore[type-arg]  # Generic only for type checkers; None is one of our values.
+    """A port number, or "auto" for the usual one or any free one (None)."""
+
+    name = "port"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value == "auto" or value is None:
+            return None
+        if str(value).isdigit() and int(str(value)) <= PORT_LIMIT:
+            return int(str(value))
+        return self.fail(f"{value!r} is neither a port number nor auto.", param, ctx)
+
+
+@click.command()
+@click.option("--port", type=_Port(), default="8000", show_default=True, help="A port on 127.0.0.1, or auto.")
+@click.option("--read-only", is_flag=True, help="List no acting tool and supervise nothing.")
+@click.option("--rehearsal-pause", default=0.0, help="Seconds that a scripted reply takes, to watch a rehearsal.")
+def serve(port: int | None, read_only: bool, rehearsal_pause: float) -> None:
+    """Advance runs, and answer on one loopback port: the page at /, MCP at /mcp."""
+    from autopack_mcp.serve import Serving, bound_socket
+    from autopack_mcp.serve import serve as serve_until_stopped
+
+    _log_to_stderr()
+    listening = bound_socket(port)
+
+    def say(serving: Serving) -> None:
+        click.echo(f"Serving {serving.url} (page), {serving.url}/mcp (MCP).")
+        if serving.reading_only_because is not None:
+            click.echo(f"Reading only: {serving.reading_only_because}")
+
+    async def main() -> None:
+        autopack = open_autopack()
+        try:
+            await serve_until_stopped(
+                autopack, listening, read_only=read_only, on_serving=say, rehearsal_pause_s=rehearsal_pause
+            )
+        finally:
+            await autopack.database.close()
+
+    asyncio.run(main())
+
+
+@click.command()
+@click.option("--read-only", is_flag=True, help="List no acting tool.")
+def stdio(read_only: bool) -> None:
+    """Speak MCP on standard input and output, as chat clients start it."""
+    from autopack_mcp import __version__
+    from autopack_mcp.app import control
+    from autopack_mcp.mcp_server.server import create_mcp_server
+    from autopack_mcp.mcp_server.stdio import run_stdio
+
+    _log_to_stderr()
+
+    async def main() -> None:
+        autopack = open_autopack()
+        server = create_mcp_server(
+            summaries=autopack.summaries, control=control(autopack), read_only=read_only, version=__version__
+        )
+        try:
+            await run_stdio(server)
+        finally:
+            await autopack.database.close()
+
+    asyncio.run(main())
+
+
+@click.command()
+def token() -> None:
+    """Make a new token for HTTP clients that may act; it is shown once, and every earlier one stops working."""
+    import os
+
+    from autopack_mcp.home import find_home
+    from autopack_mcp.tokens import new_token
+
+    click.echo(new_token(find_home(os.environ)))
+    click.echo("Send it as the header  Authorization: Bearer <token>", err=True)
+
+
+@click.command()
+@click.option(
+    "--once", is_flag=True, help="End by itself when the run has ended; the exit code says whether all went well."
+)
+def demo(once: bool) -> None:
+    """Watch a whole run happen on this machine: no model is called, no tokens are bought."""
+    from autopack_mcp.cli.demo import run_demo
+
+    sys.exit(run_demo(once=once))
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # Each request would otherwise fill the log of a detached process with its address.
+    for chatty in ("httpx", "httpx2", "mcp", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

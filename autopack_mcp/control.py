@@ -1,0 +1,405 @@
+"""What people may ask of runs, from any client: start, pause, resume, cancel, choose a model, leave a note.
+
+It checks a wish, writes it down as a row and waits briefly for the supervisor to have acted; it never moves a run
+itself. The MCP tools and the command line call it, so both answer alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+from sqlalchemy import Connection
+
+from autopack_mcp.clock import Clock
+from autopack_mcp.config import ProviderSettings, Settings
+from autopack_mcp.database.changes import ChangeWatch
+from autopack_mcp.database.engine import Database
+from autopack_mcp.errors import IllegalTransition, MissingKey, OverrideRefused, RequestRefused
+from autopack_mcp.home import Home
+from autopack_mcp.notes import Source, add_note, append_missing, checked_note, notes_file, notes_of_run, withdraw_note
+from autopack_mcp.plan import Plan, plan_to_json
+from autopack_mcp.plan_file import load_plan, load_plan_file
+from autopack_mcp.routing.model_map import current_model_map, model_map_to_json
+from autopack_mcp.routing.model_router import RoutingSnapshot, choose
+from autopack_mcp.routing.overrides import Override, add_override, overrides_in_force, withdraw_overrides
+from autopack_mcp.routing.snapshot import SnapshotReader
+from autopack_mcp.runs.launch import SupervisorLauncher
+from autopack_mcp.runs.records import PhaseRecord
+from autopack_mcp.runs.requests import ALREADY_TRUE, Action, add_request, event_of, request_by_id
+from autopack_mcp.runs.rules import run_rules
+from autopack_mcp.runs.states import RunState, allowed_run_events, next_run_state
+from autopack_mcp.runs.store import NewRun, insert_run, phases_of_run, run_by_id
+from autopack_mcp.runs.workspace import pin_base
+from autopack_mcp.summary.models import PhaseModelChange, phase_model_changes
+
+WAIT_S = 3.0  # A tool answers within this, with what happened or with what is pending (mcp.md: no call blocks longer).
+RULES_LIMIT = 32_000  # Characters of .autopack/rules.md: they enter every prompt.
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Who asks, and through what: both are stored with every request, note and override."""
+
+    author: str
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A run that was put into the queue. ``warnings`` are what validation had to say and did not stop it."""
+
+    run_id: str
+    state: RunState
+    message: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutcome:
+    """What came of a request: the state it left the run in, in words, and whether something is still to happen."""
+
+    run_id: str
+    action: str
+    state: RunState
+    message: str
+    is_pending: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NoteOutcome:
+    """A note that is in force; ``notes_file`` is where it also stands, once the run has a workspace."""
+
+    note_id: int
+    message: str
+    timestamp: datetime
+    notes_file: str
+
+
+@dataclass(frozen=True, slots=True)
+class OverrideOutcome:
+    """An override that was written or undone, and the future phases whose model it changes."""
+
+    message: str
+    changes: tuple[PhaseModelChange, ...]
+    override_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OverrideWish:
+    """What a person wants: for this role and pattern, use this model. ``undo`` withdraws the like instead."""
+
+    role: str
+    category: str
+    complexity: str
+    model: str
+    scope: Literal["run", "global"] = "run"
+    run_id: str | None = None
+    expires_at: datetime | None = None
+    undo: bool = False
+
+
+class Control:
+    """Every part is given by name; safe for concurrent callers."""
+
+    def __init__(
+        self,
+        *,
+        home: Home,
+        database: Database,
+        clock: Clock,
+        settings: Callable[[], Settings],
+        supervisors: SupervisorLauncher,
+        snapshots: SnapshotReader,
+    ) -> None:
+        self._home = home
+        self._database = database
+        self._clock = clock
+        self._settings = settings
+        self._supervisors = supervisors
+        self._snapshots = snapshots
+
+    # ── start ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start_named(self, name: str, person: Person, *, is_rehearsal: bool = False) -> Started:
+        """Start a plan that stands in one of the configured plan folders, by file name with or without its ending.
+
+        Raises:
+            RequestRefused: no such plan; the answer lists those that exist.
+            PlanError, MissingKey, WorkspaceError, SupervisorUnavailable: see ``start_file``.
+        """
+        file = _named_plan(name, self._settings().plan_folders)
+        return await self.start_file(file, person, is_rehearsal=is_rehearsal)
+
+    async def start_inline(self, text: str, person: Person, *, is_rehearsal: bool = False) -> Started:
+        """Start a plan given as text, where the configuration allows that: a plan contains commands.
+
+        Raises:
+            RequestRefused: inline plans are off (the default).
+            PlanError, MissingKey, WorkspaceError, SupervisorUnavailable: see ``start_file``.
+        """
+        settings = self._settings()
+        if not settings.allow_inline_plans:
+            raise RequestRefused(
+                "Inline plans are off, because a plan contains commands.",
+                hint="Put the plan into a plan folder and start it by name, or set allow_inline_plans: true.",
+            )
+        plan = load_plan(text, "inline plan", known_categories=settings.categories)
+        return await self._start(plan, person, is_rehearsal=is_rehearsal)
+
+    async def start_file(
+        self,
+        file: Path,
+        person: Person,
+        *,
+        repository: Path | None = None,
+        verify: str | None = None,
+        is_rehearsal: bool = False,
+    ) -> Started:
+        """Validate a plan, pin its base commit and put the run into the queue; nothing is started on any error.
+
+        Args:
+            repository, verify: win over the plan's own.
+
+        Raises:
+            PlanError: every problem of the plan at once. MissingKey: the supervisor lacks a key the plan needs.
+            WorkspaceError: the base commit cannot be pinned. SupervisorUnavailable: none runs and none can be started.
+        """
+        categories = self._settings().categories
+        plan = load_plan_file(file, known_categories=categories, repository=repository, verify=verify)
+        return await self._start(plan, person, is_rehearsal=is_rehearsal)
+
+    async def _start(self, plan: Plan, person: Person, *, is_rehearsal: bool) -> Started:
+        supervisor = await self._supervisors.ensure()
+        if not is_rehearsal:
+            await self._check_keys(plan, self._settings(), frozenset(supervisor.key_variables))
+        run_id = f"r-{self._clock.now():%m%d}-{secrets.token_hex(3)}"
+        base = await pin_base(Path(plan.repository), run_id, plan.base)
+        await self._database.write(self._insert, self._new_run(run_id, plan, base, person, is_rehearsal=is_rehearsal))
+        kind = "rehearsal: no model is called and no tokens are bought" if is_rehearsal else "real run"
+        message = f"Run {run_id} of plan {plan.name!r} is queued ({len(plan.phases)} phases, {kind})."
+        return Started(run_id, "queued", message, tuple(str(warning) for warning in plan.warnings))
+
+    async def _check_keys(self, plan: Plan, settings: Settings, key_variables: frozenset[str]) -> None:
+        snapshot = await self._database.read(self._snapshots.read)
+        missing = missing_keys(snapshot, plan, settings.providers, key_variables)
+        if missing:
+            raise missing[0]
+
+    def _new_run(self, run_id: str, plan: Plan, base: str, person: Person, *, is_rehearsal: bool) -> NewRun:
+        return NewRun(
+            run_id=run_id,
+            plan=plan,
+            plan_json=plan_to_json(plan),
+            is_rehearsal=is_rehearsal,
+            author=person.author,
+            client=person.client,
+            model_map={},
+            rules=_rules(Path(plan.repository)),
+            base_commit=base,
+            workspace=str(self._home.workspaces / run_id),
+        )
+
+    def _insert(self, connection: Connection, new: NewRun) -> None:
+        now = self._clock.now()
+        model_map = current_model_map(self._settings(), overrides_in_force(connection, None, now))
+        insert_run(connection, replace(new, model_map=model_map_to_json(model_map)), now)
+
+    # ── pause, resume, cancel ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def request(self, run_id: str, action: Action, person: Person, *, now: bool = False) -> RequestOutcome:
+        """Ask a run to pause, resume or cancel, and wait up to ``WAIT_S`` seconds for it to have happened.
+
+        ``now`` makes a pause interrupt the step in hand. Asking for what is already so changes nothing and says so.
+
+        Raises:
+            RunNotFound, IllegalTransition: with what exists or is allowed. SupervisorUnavailable: nobody can act.
+        """
+        run = await self._database.read(run_by_id, run_id)
+        if run.state in ALREADY_TRUE[action] and not (now and run.state == "pausing"):
+            return RequestOutcome(run_id, action, run.state, f"Run {run_id} is already {run.state}: {run.why}", False)
+        if next_run_state(run.state, event_of(action, run.state)) is None and not (now and run.state == "pausing"):
+            raise IllegalTransition(run.state, action, _allowed_actions(run.state))
+        await self._supervisors.ensure()
+        request_id = await self._database.write(
+            add_request, run_id, action, person.author, person.client, self._clock.now(), {"now": now}
+        )
+        return await self._outcome(run_id, action, request_id)
+
+    async def _outcome(self, run_id: str, action: Action, request_id: str) -> RequestOutcome:
+        """Wait until the request is answered and, for a cancel, until the run has ended."""
+        changes = ChangeWatch(self._database)
+        deadline = asyncio.get_running_loop().time() + WAIT_S
+        try:
+            while True:
+                seen = changes.version()
+                request = await self._database.read(request_by_id, request_id)
+                run = await self._database.read(run_by_id, run_id)
+                is_pending = request.state == "pending" or run.state in ("pausing", "cancelling")
+                left_s = deadline - asyncio.get_running_loop().time()
+                if not is_pending or left_s <= 0:
+                    said = request.answer or "The request is written down; the supervisor has not answered yet."
+                    return RequestOutcome(run_id, action, run.state, f"{said} Now {run.state}: {run.why}", is_pending)
+                await changes.wait(seen, left_s)
+        finally:
+            changes.close()
+
+    # ── notes and models ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def add_note(self, run_id: str, text: str, source: Source, person: Person) -> NoteOutcome:
+        """Put a note in force for the whole run: every later prompt quotes it until it is withdrawn (contract 25).
+
+        Raises:
+            RunNotFound; RequestRefused: it is empty or too long; IllegalTransition: the run has ended.
+        """
+        run = await self._database.read(run_by_id, run_id)
+        if not allowed_run_events(run.state):
+            raise IllegalTransition(run.state, "note")
+        now = self._clock.now()
+        note_id = await self._database.write(add_note, run_id, checked_note(text), source, person.author, now)
+        file = notes_file(Path(run.workspace))
+        if Path(run.workspace).is_dir():
+            append_missing(file, await self._database.read(notes_of_run, run_id))
+        message = f"Note {note_id} will stand in every later prompt of run {run_id} until it is withdrawn."
+        return NoteOutcome(note_id, message, now, str(file))
+
+    async def withdraw_note(self, run_id: str, note_id: int) -> str:
+        """Take a note out of all later prompts.
+
+        Raises:
+            RunNotFound; RequestRefused: the run has no such note in force.
+        """
+        await self._database.read(run_by_id, run_id)
+        if not await self._database.write(withdraw_note, run_id, note_id, self._clock.now()):
+            raise RequestRefused(f"Run {run_id} has no note {note_id} in force.", hint="Its status lists the notes.")
+        return f"Note {note_id} will not be in later prompts of run {run_id}."
+
+    async def override(self, wish: OverrideWish, person: Person) -> OverrideOutcome:
+        """Choose another model for part of a run (its future phases), or for all later runs.
+
+        Raises:
+            OverrideRefused: an unknown model, role or pattern, or a scope without its run. RunNotFound.
+        """
+        override = await self._checked(wish, person)
+        before = await self._futures(wish.run_id)
+        override_id, undone = await self._database.write(self._write_override, override, undo=wish.undo)
+        after = await self._futures(wish.run_id)
+        changes = () if before is None or after is None else phase_model_changes(before[0], after[0], after[1])
+        message = _override_message(wish, override, undone, changes)
+        return OverrideOutcome(message, changes, override_id)
+
+    def _write_override(self, connection: Connection, override: Override, *, undo: bool) -> tuple[int | None, int]:
+        if undo:
+            return None, withdraw_overrides(connection, override, self._clock.now())
+        return add_override(connection, override, override.author), 0
+
+    async def _futures(self, run_id: str | None) -> tuple[RoutingSnapshot, tuple[PhaseRecord, ...]] | None:
+        """What the run's future phases are chosen from; None for a global override, which touches new runs only."""
+        if run_id is None:
+            return None
+
+        def read(connection: Connection) -> tuple[RoutingSnapshot, tuple[PhaseRecord, ...]]:
+            rules = run_rules(connection, run_id, self._clock.now())
+            return self._snapshots.read(connection, rules), phases_of_run(connection, run_id)
+
+        return await self._database.read(read)
+
+    async def _checked(self, wish: OverrideWish, person: Person) -> Override:
+        models = self._settings().models
+        if not wish.undo and self._settings().find_model(wish.model) is None:
+            raise OverrideRefused(
+                f"No model {wish.model!r} in the catalog.", hint=f"Known: {', '.join(sorted(models))}."
+            )
+        if wish.scope == "run":
+            if wish.run_id is None:
+                raise OverrideRefused("An override of scope 'run' needs a run_id.", hint="Or use scope 'global'.")
+            run = await self._database.read(run_by_id, wish.run_id)
+            if not allowed_run_events(run.state):
+                raise IllegalTransition(run.state, "override")
+        elif wish.run_id is not None:
+            raise OverrideRefused("A global override has no run_id.", hint="It touches every run started later.")
+        _check_pattern(wish, self._settings().categories)
+        now = self._clock.now()
+        if wish.expires_at is not None and wish.expires_at <= now:
+            raise OverrideRefused(f"The override would already have expired at {wish.expires_at:%Y-%m-%d %H:%M} UTC.")
+        return Override(
+            0, wish.scope, wish.role, wish.category, wish.complexity, wish.model, person.author, now, wish.expires_at,
+            wish.run_id,
+        )  # fmt: skip
+
+
+def _check_pattern(wish: OverrideWish, categories: frozenset[str]) -> None:
+    roles = ("builder", "auditor", "*")
+    if wish.role not in roles and not wish.role.startswith("agent:"):
+        raise OverrideRefused(f"No role {wish.role!r}.", hint="Roles are builder, auditor, agent:<name>, or * for all.")
+    for what, pattern, known in (
+        ("category", wish.category, categories),
+        ("complexity", wish.complexity, frozenset({"low", "medium", "high"})),
+    ):
+        if not any(fnmatchcase(name, pattern) for name in known):
+            raise OverrideRefused(f"No {what} matches {pattern!r}.", hint=f"Known: {', '.join(sorted(known))}.")
+
+
+def _override_message(
+    wish: OverrideWish, override: Override, undone: int, changes: tuple[PhaseModelChange, ...]
+) -> str:
+    where = f"run {wish.run_id}" if wish.run_id else "runs started from now on"
+    what = f"{override.role} {override.pattern} in {where}"
+    if wish.undo:
+        done = f"{undone} override(s) withdrawn: {what}." if undone else f"There was no such override: {what}."
+    else:
+        done = f"{what} will use {wish.model}."
+    if wish.scope == "global":
+        return f"{done} Runs in progress keep the models they started with."
+    return (
+        f"{done} {len(changes)} future choice(s) change." if changes else f"{done} No future phase changes its model."
+    )
+
+
+def _named_plan(name: str, folders: tuple[Path, ...]) -> Path:
+    plans = {file.name: file for folder in folders for file in _plans_in(folder)}
+    found = next(
+        (plans[known] for known in (name, f"{name}.yaml", f"{name}.yml", f"{name}.json") if known in plans), None
+    )
+    if found is None:
+        known = ", ".join(sorted(plans)) or f"none; put YAML files into {', '.join(map(str, folders))}"
+        raise RequestRefused(f"No plan {name!r}.", hint=f"Known plans: {known}.")
+    return found
+
+
+def _plans_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(file for file in folder.iterdir() if file.suffix in (".yaml", ".yml", ".json") and file.is_file())
+
+
+def _rules(repository: Path) -> str:
+    file = repository / ".autopack" / "rules.md"
+    if not file.is_file() or file.is_symlink():
+        return ""
+    return file.read_text(encoding="utf-8", errors="replace")[:RULES_LIMIT]
+
+
+def _allowed_actions(state: RunState) -> tuple[str, ...]:
+    return tuple(action for action in ALREADY_TRUE if next_run_state(state, event_of(action, state)) is not None)
+
+
+def missing_keys(
+    snapshot: RoutingSnapshot, plan: Plan, providers: Mapping[str, ProviderSettings], key_variables: frozenset[str]
+) -> tuple[MissingKey, ...]:
+    """The providers that the plan's first choices need and the supervisor has no key for, each once."""
+    questions = {
+        (role, phase.task_category, phase.complexity) for phase in plan.phases for role in ("builder", "auditor")
+    }
+    needed = {choose(snapshot, *question).provider for question in sorted(questions)}
+    return tuple(
+        MissingKey(provider, variable, where="the supervisor's environment")
+        for provider in sorted(needed)
+        if (variable := providers[provider].api_key_env) is not None and variable not in key_variables
+    )

@@ -1,0 +1,255 @@
+"""Does one step of one phase: build, apply, verify, audit or commit, and says what it came to.
+
+It owns the order of hands (builder, workspace, command, auditor) and writes no state: the driver commits the outcome it
+returns. Cancelling it ends a provider call or a command tree at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from autopack_mcp.budgets.ledger import RunFence
+from autopack_mcp.builders import Builder, BuildJob
+from autopack_mcp.clock import Clock
+from autopack_mcp.database.engine import Database
+from autopack_mcp.errors import ProviderError, QuotaExhausted, RoutingError, UnusableReply, WorkspaceError
+from autopack_mcp.llm_service import AsyncLlmService, AuditorResult, PhaseAccount
+from autopack_mcp.notes import adopt_lines, append_missing, hand_written, notes_file, notes_of_run, read_lines
+from autopack_mcp.plan import PhaseSpec, Plan
+from autopack_mcp.processes import kill_leftovers
+from autopack_mcp.replies.edits import parse_edits
+from autopack_mcp.runs.outcomes import (
+    AttemptFailed,
+    BudgetDenied,
+    Outcome,
+    Prepared,
+    Stuck,
+    WasApplied,
+    WasApproved,
+    WasBuilt,
+    WasCommitted,
+    WasVerified,
+)
+from autopack_mcp.runs.records import AttemptRecord, PhaseRecord, RunRecord
+from autopack_mcp.runs.verify import VerifyResult, verify
+from autopack_mcp.runs.workspace import Workspace
+from autopack_mcp.sandbox import Sandbox
+
+CONTEXT_LIMIT_BYTES = 200_000  # Of files shown to a builder: about 50,000 tokens, well within every window we know.
+REASON_OUTPUT_CHARS = 4_000  # Of a red verification's output that the next attempt's prompt repeats: its end.
+HINTS_SHOWN = 3  # The newest failed attempts; older ones say less and are paid for each time.
+
+
+@dataclass(frozen=True, slots=True)
+class StepJob:
+    """One phase in hand, as the driver just read it. ``attempts`` ends with the open one once there is one."""
+
+    run: RunRecord
+    plan: Plan
+    rules: str
+    phase: PhaseRecord
+    attempts: tuple[AttemptRecord, ...]
+    fence: RunFence
+
+    @property
+    def open_attempt(self) -> AttemptRecord:
+        """The attempt that this step belongs to."""
+        return self.attempts[-1]
+
+    @property
+    def hints(self) -> tuple[str, ...]:
+        """Why the newest attempts were not kept."""
+        reasons = tuple(attempt.reason for attempt in self.attempts if attempt.state in ("failed", "rejected"))
+        return reasons[-HINTS_SHOWN:]
+
+
+class Executor:
+    """Works in one workspace per run. Every part is given by name; it keeps nothing between steps."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        clock: Clock,
+        builder: Builder,
+        auditor: AsyncLlmService,
+        sandbox: Sandbox,
+        environ: Mapping[str, str],
+        secret_variables: Sequence[str] = (),
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._builder = builder
+        self._auditor = auditor
+        self._sandbox = sandbox
+        self._environ = environ
+        self._secret_variables = secret_variables
+
+    async def prepare(self, run: RunRecord, plan: Plan) -> Outcome:
+        """Make the run's own clone and run the plan's set-up in it; both only as far as they are not done yet."""
+        await kill_leftovers(run.run_id)
+        workspace = self.workspace(run)
+        try:
+            await workspace.create(run.base_commit)
+            if plan.setup is not None and not run.is_set_up:
+                await workspace.run_setup(
+                    plan.setup, self._sandbox, self._environ, secret_variables=self._secret_variables
+                )
+        except (WorkspaceError, OSError) as error:
+            return Stuck(f"the workspace cannot be made: {error}")
+        await self._sync_notes(run)
+        return Prepared(self._sandbox.description)
+
+    async def do(self, job: StepJob) -> Outcome:
+        """The step that the phase's state asks for."""
+        steps = {
+            "building": self._build,
+            "applying": self._apply,
+            "verifying": self._verify,
+            "auditing": self._audit,
+            "committing": self._commit,
+        }
+        try:
+            return await steps[job.phase.state](job)
+        except QuotaExhausted as error:
+            return BudgetDenied(str(error))
+        except (ProviderError, RoutingError) as error:
+            return AttemptFailed(str(error))
+        except UnusableReply as error:
+            return AttemptFailed(error.reason)
+        except (WorkspaceError, OSError) as error:
+            return Stuck(f"phase {job.phase.phase_id}: {error}")
+
+    async def clean(self, run: RunRecord) -> None:
+        """Leave the workspace at the last kept commit, with nothing of a cancelled phase in it."""
+        await kill_leftovers(run.run_id)
+        workspace = self.workspace(run)
+        if workspace.exists():
+            await workspace.reset(run.head_commit)
+
+    def workspace(self, run: RunRecord) -> Workspace:
+        """The clone that belongs to a run."""
+        return Workspace(Path(run.workspace), Path(run.repository), run.run_id)
+
+    async def _build(self, job: StepJob) -> Outcome:
+        await self._sync_notes(job.run)
+        workspace, phase = self.workspace(job.run), _spec(job)
+        await workspace.reset(job.open_attempt.parent_commit)
+        files = await workspace.read_context(phase.allowed_paths, phase.context_paths, CONTEXT_LIMIT_BYTES)
+        built = await self._builder.build(BuildJob(phase, files, _account(job), job.hints))
+        if built.error is not None:
+            facts = (("reply", built.reply), ("builder_model", built.model), ("builder_reasons", list(built.reasons)))
+            return AttemptFailed(f"the builder's reply cannot be used: {built.error}", facts=facts)
+        return WasBuilt(built.reply, built.summary, built.model, built.reasons)
+
+    async def _apply(self, job: StepJob) -> Outcome:
+        workspace, attempt = self.workspace(job.run), job.open_attempt
+        await workspace.reset(attempt.parent_commit)
+        edits = parse_edits(attempt.reply or "").edits
+        change = await workspace.apply(edits, _spec(job).allowed_paths)
+        return WasApplied(change.diff, change.tree)
+
+    async def _verify(self, job: StepJob) -> Outcome:
+        # The command sees exactly the change, also after a crash in the middle of an earlier try.
+        await self._ensure_applied(job)
+        result = await verify(
+            _spec(job).verify or job.plan.verify,
+            Path(job.run.workspace),
+            timeout_s=job.plan.verify_timeout_s,
+            network=job.plan.verify_network,
+            sandbox=self._sandbox,
+            environ=self._environ,
+            secret_variables=self._secret_variables,
+            label=job.run.run_id,
+        )
+        if result.outcome == "green" or result.outcome == "unverified":
+            return WasVerified(result.outcome, result.exit_code, result.output)
+        return _red(result)
+
+    async def _audit(self, job: StepJob) -> Outcome:
+        await self._sync_notes(job.run)
+        attempt = job.open_attempt
+        result = await self._auditor.ask_auditor(
+            _spec(job), attempt.diff or "", attempt.verify_output or "", _account(job)
+        )
+        return _judged(result)
+
+    async def _commit(self, job: StepJob) -> Outcome:
+        workspace, attempt = self.workspace(job.run), job.open_attempt
+        commit = await workspace.find_phase_commit(job.phase.phase_id, attempt.attempt)
+        if commit is None:
+            await self._ensure_applied(job)
+            trailers = {
+                "Autopack-Run": job.run.run_id,
+                "Autopack-Phase": job.phase.phase_id,
+                "Autopack-Attempt": str(attempt.attempt),
+            }
+            summary = attempt.summary or job.phase.name
+            message = f"{job.phase.name}\n\n{summary}"
+            # Dated by the attempt, so that committing again after a crash makes the very same commit.
+            commit = await workspace.commit(
+                attempt.tree or "", attempt.parent_commit, message, trailers, attempt.started_at
+            )
+        await workspace.publish(commit)
+        return WasCommitted(commit, attempt.summary or job.phase.name)
+
+    async def _ensure_applied(self, job: StepJob) -> None:
+        """Bring the workspace to exactly the attempt's change, whatever a crash or a command left in it."""
+        workspace, attempt = self.workspace(job.run), job.open_attempt
+        await workspace.reset(attempt.parent_commit)
+        change = await workspace.apply(parse_edits(attempt.reply or "").edits, _spec(job).allowed_paths)
+        if change.tree != attempt.tree:
+            raise WorkspaceError(
+                f"Applying the change of phase {job.phase.phase_id} again gives another tree than before.",
+                hint="The workspace or its repository was changed from outside; resume to build the phase anew.",
+            )
+
+    async def _sync_notes(self, run: RunRecord) -> None:
+        """Make notes of lines that a hand added to the file, and append those that came from elsewhere."""
+        file = notes_file(Path(run.workspace))
+        lines = await asyncio.to_thread(read_lines, file)
+        if hand_written(lines):
+            await self._database.write(adopt_lines, run.run_id, lines, self._clock.now())
+        known = await self._database.read(notes_of_run, run.run_id)
+        await asyncio.to_thread(append_missing, file, known)
+
+
+def _spec(job: StepJob) -> PhaseSpec:
+    return next(phase for phase in job.plan.phases if phase.phase_id == job.phase.phase_id)
+
+
+def _account(job: StepJob) -> PhaseAccount:
+    return PhaseAccount(job.run.run_id, job.phase.attempt, job.fence, rules=job.rules)
+
+
+def _red(result: VerifyResult) -> AttemptFailed:
+    facts = (
+        ("verify_outcome", result.outcome),
+        ("verify_exit_code", result.exit_code),
+        ("verify_output", result.output),
+    )
+    how = "ran into its deadline" if result.outcome == "timeout" else f"failed with exit code {result.exit_code}"
+    return AttemptFailed(f"the verification command {how}:\n{result.output[-REASON_OUTPUT_CHARS:]}", facts=facts)
+
+
+def _judged(result: AuditorResult) -> Outcome:
+    verdict = {
+        "approved": result.approved,
+        "summary": result.summary,
+        "issues": [asdict(issue) for issue in result.issues_found],
+    }
+    minor = sum(issue.severity == "minor" for issue in result.issues_found)
+    if result.approved:
+        return WasApproved(result.model_used, result.reasons, verdict, minor)
+    facts = (
+        ("auditor_model", result.model_used),
+        ("auditor_reasons", list(result.reasons)),
+        ("verdict", verdict),
+    )
+    if result.error is not None:
+        return AttemptFailed(result.error, facts=facts)
+    found = "\n".join(f"- {issue.severity}: {issue.description}" for issue in result.issues_found)
+    return AttemptFailed(f"the auditor rejected it: {result.summary}\n{found}".strip(), "rejected", facts)

@@ -1,0 +1,207 @@
+"""What a step of a phase can come to, and how each outcome is written down in one guarded transaction.
+
+The executor returns one of these values and writes nothing; the driver hands it to ``write_outcome``, the only place
+where a step's result becomes state. A crash before that commit repeats the step, a crash after it goes on behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import Connection
+
+from autopack_mcp.budgets.ledger import RunFence
+from autopack_mcp.runs.records import PhaseRecord, RunRecord
+from autopack_mcp.runs.store import insert_attempt, move_phase, move_run, set_attempt, set_run
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The workspace is there and set up; ``sandbox`` says how commands are confined in it."""
+
+    sandbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class WasBuilt:
+    """The builder answered with edits that can be read."""
+
+    reply: str
+    summary: str
+    model: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WasApplied:
+    """The edits stand in the workspace; ``diff`` is git's, ``tree`` names exactly what a commit will hold."""
+
+    diff: str
+    tree: str
+
+
+@dataclass(frozen=True, slots=True)
+class WasVerified:
+    """The verification command said green, or the plan says there is none ("unverified")."""
+
+    outcome: Literal["green", "unverified"]
+    exit_code: int | None
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class WasApproved:
+    """The auditor lets the change through, perhaps with minor issues."""
+
+    model: str
+    reasons: tuple[str, ...]
+    verdict: dict[str, Any]
+    minor_issues: int
+
+
+@dataclass(frozen=True, slots=True)
+class WasCommitted:
+    """The phase's commit stands on the run's branch of the repository."""
+
+    commit: str
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed:
+    """This attempt is not kept; ``reason`` goes into the next one's prompt, ``facts`` into its row."""
+
+    reason: str
+    kind: Literal["failed", "rejected"] = "failed"
+    facts: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetDenied:
+    """A cap denies the call; the attempt stays open and goes on at the same step."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """The step cannot be done as things are, and trying again will not help; a person must look."""
+
+    why: str
+
+
+Outcome = (
+    Prepared | WasBuilt | WasApplied | WasVerified | WasApproved | WasCommitted | AttemptFailed | BudgetDenied | Stuck
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRule:
+    """What the plan says about failing: attempts per phase, and whether the run stops at the first failed phase."""
+
+    attempts_limit: int
+    on_failure: Literal["stop", "continue"]
+
+
+def begin_attempt(connection: Connection, fence: RunFence, run: RunRecord, phase: PhaseRecord, at: datetime) -> None:
+    """Open the next attempt at a queued phase, from the last commit that was kept."""
+    number = phase.attempt + 1
+    why = f"attempt {number}"
+    move_phase(connection, fence, phase, "begin", why, at, attempt=number, started_at=phase.started_at or at)
+    insert_attempt(connection, fence, phase.phase_id, number, run.head_commit, at)
+
+
+def write_outcome(
+    connection: Connection, fence: RunFence, phase: PhaseRecord, outcome: Outcome, rule: FailureRule, at: datetime
+) -> None:
+    """Write down what one step came to.
+
+    Raises:
+        LeaseLost, IllegalTransition: somebody else moved the run or the phase; nothing was written.
+    """
+    match outcome:
+        case Prepared():
+            set_run(connection, fence, at, sandbox=outcome.sandbox, is_set_up=True)
+        case WasBuilt():
+            _note(connection, fence, phase, reply=outcome.reply, summary=outcome.summary,
+                  builder_model=outcome.model, builder_reasons=list(outcome.reasons))  # fmt: skip
+            move_phase(connection, fence, phase, "built", f"{outcome.model} wrote a change", at)
+        case WasApplied():
+            _note(connection, fence, phase, diff=outcome.diff, tree=outcome.tree)
+            move_phase(connection, fence, phase, "applied", "the change is in the workspace", at)
+        case WasVerified():
+            _write_verified(connection, fence, phase, outcome, at)
+        case WasApproved():
+            _note(connection, fence, phase, auditor_model=outcome.model, auditor_reasons=list(outcome.reasons),
+                  verdict=outcome.verdict)  # fmt: skip
+            move_phase(connection, fence, phase, "approved", f"{outcome.model} approved", at,
+                       minor_issues=outcome.minor_issues)  # fmt: skip
+        case WasCommitted():
+            _write_committed(connection, fence, phase, outcome, at)
+        case AttemptFailed():
+            _write_failed(connection, fence, phase, outcome, rule, at)
+        case BudgetDenied():
+            move_run(connection, fence, "budget_denied", outcome.why, at)
+        case Stuck():
+            move_run(connection, fence, "phase_failed", outcome.why, at)
+
+
+def _note(connection: Connection, fence: RunFence, phase: PhaseRecord, **facts: Any) -> None:
+    set_attempt(connection, fence, phase.phase_id, phase.attempt, **facts)
+
+
+def _write_verified(
+    connection: Connection, fence: RunFence, phase: PhaseRecord, outcome: WasVerified, at: datetime
+) -> None:
+    _note(connection, fence, phase, verify_outcome=outcome.outcome, verify_exit_code=outcome.exit_code,
+          verify_output=outcome.output)  # fmt: skip
+    is_green = outcome.outcome == "green"
+    why = "verification is green" if is_green else "unverified: the plan says verify: none"
+    move_phase(connection, fence, phase, "verified", why, at, is_verified=is_green)
+
+
+def _write_committed(
+    connection: Connection, fence: RunFence, phase: PhaseRecord, outcome: WasCommitted, at: datetime
+) -> None:
+    _note(connection, fence, phase, state="kept", finished_at=at)
+    why = f"committed as {outcome.commit[:10]}" + ("" if phase.is_verified else ", unverified")
+    move_phase(
+        connection, fence, phase, "committed", why, at,
+        commit_sha=outcome.commit, summary=outcome.summary, finished_at=at,
+    )  # fmt: skip
+    set_run(connection, fence, at, head_commit=outcome.commit, last_summary=outcome.summary)
+
+
+def _write_failed(
+    connection: Connection,
+    fence: RunFence,
+    phase: PhaseRecord,
+    outcome: AttemptFailed,
+    rule: FailureRule,
+    at: datetime,
+) -> None:
+    facts = dict(outcome.facts)
+    _note(connection, fence, phase, state=outcome.kind, reason=outcome.reason, finished_at=at, **facts)
+    # A retried phase starts at a multiple of the limit, so each retry brings a full set of attempts.
+    if phase.attempt % rule.attempts_limit:
+        why = f"attempt {phase.attempt} was not kept: {outcome.reason}"
+        move_phase(connection, fence, phase, "attempt_failed", why, at, is_verified=None)
+        return
+    why = f"attempt {phase.attempt} was the last: {outcome.reason}"
+    move_phase(connection, fence, phase, "attempts_used_up", why, at, is_verified=None, finished_at=at)
+    if rule.on_failure == "stop":
+        move_run(connection, fence, "phase_failed", f"phase {phase.phase_id} failed: {outcome.reason}", at)
+
+
+def close_run(connection: Connection, fence: RunFence, phases: Sequence[PhaseRecord], at: datetime) -> None:
+    """End a run that has nothing left to do: succeeded when every phase is completed, failed otherwise."""
+    failed = [phase.phase_id for phase in phases if phase.state == "failed"]
+    if failed:
+        move_run(connection, fence, "done_with_failures", f"phases failed: {', '.join(failed)}", at)
+        return
+    unverified = sum(phase.is_verified is False for phase in phases)
+    how = f", {unverified} of them unverified" if unverified else ""
+    move_run(connection, fence, "all_done", f"all {len(phases)} phases are completed{how}", at)

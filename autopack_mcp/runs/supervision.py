@@ -1,0 +1,79 @@
+"""The supervisor's row: which process of this machine advances runs, where it answers, which keys it can see.
+
+A row with a lease says who it is, a token fences an older holder off; the supervisor renews it, everyone reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, and_, insert, select, update
+
+from autopack_mcp.database.tables import supervisors
+
+SUPERVISOR_LEASE_S = 6.0  # As the run lease: three missed heartbeats of 2 s (contract 30).
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorRecord:
+    """Who advances the runs of one machine. ``key_variables`` names variables that are set, never their values."""
+
+    machine: str
+    token: int
+    pid: int
+    url: str
+    version: str
+    key_variables: Sequence[str]
+    sandbox: str
+    started_at: datetime
+    lease_expires_at: datetime
+
+    def is_alive(self, at: datetime) -> bool:
+        """Whether its lease still runs."""
+        return self.lease_expires_at >= at
+
+
+def supervisor_of(connection: Connection, machine: str) -> SupervisorRecord | None:
+    """The newest supervisor of a machine, alive or not; None when there never was one."""
+    row = connection.execute(select(supervisors).where(supervisors.c.machine == machine)).mappings().first()
+    return None if row is None else SupervisorRecord(**row)
+
+
+def take_over(connection: Connection, wish: SupervisorRecord, at: datetime) -> SupervisorRecord | None:
+    """Become the supervisor of a machine; None when another one is alive. The token outdates every earlier holder."""
+    known = supervisor_of(connection, wish.machine)
+    facts = {
+        "pid": wish.pid,
+        "url": wish.url,
+        "version": wish.version,
+        "key_variables": list(wish.key_variables),
+        "sandbox": wish.sandbox,
+        "started_at": at,
+        "lease_expires_at": at + timedelta(seconds=SUPERVISOR_LEASE_S),
+    }
+    if known is None:
+        connection.execute(insert(supervisors).values(machine=wish.machine, token=1, **facts))
+    elif known.is_alive(at):
+        return None
+    else:
+        mine = and_(supervisors.c.machine == wish.machine, supervisors.c.token == known.token)
+        connection.execute(update(supervisors).where(mine).values(token=known.token + 1, **facts))
+    return supervisor_of(connection, wish.machine)
+
+
+def renew_supervisor(connection: Connection, mine: SupervisorRecord, keys: Sequence[str], at: datetime) -> bool:
+    """Prolong the lease and say which keys can be seen now; False when somebody else has taken over."""
+    row = and_(supervisors.c.machine == mine.machine, supervisors.c.token == mine.token)
+    lease_expires_at = at + timedelta(seconds=SUPERVISOR_LEASE_S)
+    done = connection.execute(
+        update(supervisors).where(row).values(lease_expires_at=lease_expires_at, key_variables=list(keys))
+    )
+    return done.rowcount == 1
+
+
+def step_down(connection: Connection, mine: SupervisorRecord, at: datetime) -> None:
+    """End the lease now, so that a successor need not wait for it to run out."""
+    row = and_(supervisors.c.machine == mine.machine, supervisors.c.token == mine.token)
+    connection.execute(update(supervisors).where(row).values(lease_expires_at=at - timedelta(microseconds=1)))

@@ -1,0 +1,235 @@
+"""The one process of a machine that advances runs: it claims them, obeys requests and recovers what was left.
+
+It owns the machine's lease and one driver for each claimed run; it does no step itself. ``serve`` runs it until it is
+told to stop, and then every run waits where it is for the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from autopack_mcp.budgets.ledger import Ledger, RunFence
+from autopack_mcp.clock import Clock
+from autopack_mcp.database.changes import ChangeWatch
+from autopack_mcp.database.engine import Database
+from autopack_mcp.errors import DatabaseError, SupervisorUnavailable
+from autopack_mcp.runs.driver import RunDriver
+from autopack_mcp.runs.requests import (
+    ALREADY_TRUE,
+    RequestRecord,
+    answer_request,
+    event_of,
+    pending_requests,
+)
+from autopack_mcp.runs.states import allowed_run_events, next_run_state
+from autopack_mcp.runs.store import claim, claimable_runs, let_go, move_phase, move_run, phases_of_run, renew, run_by_id
+from autopack_mcp.runs.supervision import (
+    SupervisorRecord,
+    renew_supervisor,
+    step_down,
+    supervisor_of,
+    take_over,
+)
+
+log = logging.getLogger(__name__)
+
+RUN_LEASE_S = 6.0  # Three missed heartbeats (contract 30): long enough for a busy disk, short enough to wait for.
+HEARTBEAT_S = 2.0
+RUNS_AT_ONCE = 4  # Runs that one machine advances at the same time; the others wait in the order they were started.
+LOOK_LIMIT_S = 1.0  # Also without any commit the supervisor looks this often: leases end without one.
+
+
+@dataclass(frozen=True, slots=True)
+class Obeyed:
+    """What a request meant for a driver: nothing, or that its step must end now."""
+
+    answer: str
+    interrupts: bool = False
+
+
+class Supervisor:
+    """One per machine. Every part is given by name; ``run`` blocks until ``stop`` is called or the lease is lost."""
+
+    def __init__(
+        self,
+        *,
+        identity: SupervisorRecord,
+        lock_file: Path,
+        database: Database,
+        clock: Clock,
+        ledger: Ledger,
+        visible_keys: Callable[[], Sequence[str]],
+        make_driver: Callable[[RunFence], RunDriver],
+    ) -> None:
+        self._identity = identity
+        self._lock_file = lock_file
+        self._database = database
+        self._clock = clock
+        self._ledger = ledger
+        self._visible_keys = visible_keys
+        self._make_driver = make_driver
+        self._drivers: dict[str, RunDriver] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._stopping = asyncio.Event()
+
+    @property
+    def owner(self) -> str:
+        """How this supervisor signs the runs it has claimed."""
+        return f"{self._identity.machine}:{self._identity.pid}:{self._identity.token}"
+
+    def stop(self) -> None:
+        """Ask ``run`` to end: steps in hand are interrupted, their runs stay where they are."""
+        self._stopping.set()
+
+    async def run(self, on_ready: Callable[[SupervisorRecord], None] = lambda record: None) -> None:
+        """Hold the machine's lease and advance its runs.
+
+        Raises:
+            SupervisorUnavailable: another supervisor is alive here; the message says which.
+        """
+        with _locked(self._lock_file):
+            taken = await self._database.write(take_over, self._identity, self._clock.now())
+            if taken is None:
+                raise SupervisorUnavailable(await self._holder())
+            self._identity = taken
+            on_ready(taken)
+            try:
+                await self._supervise()
+            finally:
+                await self._database.write(step_down, self._identity, self._clock.now())
+
+    async def _supervise(self) -> None:
+        changes = ChangeWatch(self._database)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                heart = tasks.create_task(self._beat())
+                try:
+                    while not self._stopping.is_set():
+                        seen = changes.version()
+                        await self._look(tasks)
+                        await changes.wait(seen, LOOK_LIMIT_S)
+                finally:
+                    heart.cancel()
+                    for task in self._tasks.values():
+                        task.cancel()
+        finally:
+            changes.close()
+
+    async def _look(self, tasks: asyncio.TaskGroup) -> None:
+        """Obey what was asked, then take up what may be taken up."""
+        try:
+            for request in await self._database.read(pending_requests):
+                await self._obey(request)
+            await self._ledger.expire_overdue()
+            await self._claim(tasks)
+        except DatabaseError:
+            # Busy or full for a moment: nothing is lost, the rows are still there at the next look.
+            log.exception("the database could not be used; trying again")
+
+    async def _obey(self, request: RequestRecord) -> None:
+        driver = self._drivers.get(request.run_id)
+        fence = driver.fence if driver else None
+        obeyed = await self._database.write(obey, request, fence, self.owner, self._clock.now())
+        if obeyed is not None and obeyed.interrupts and driver is not None:
+            driver.interrupt()
+
+    async def _claim(self, tasks: asyncio.TaskGroup) -> None:
+        for run_id in await self._database.read(claimable_runs, self._clock.now()):
+            if len(self._drivers) >= RUNS_AT_ONCE:
+                return
+            fence = await self._database.write(claim, run_id, self.owner, self._clock.now(), RUN_LEASE_S)
+            if fence is not None and run_id not in self._drivers:
+                self._drivers[run_id] = self._make_driver(fence)
+                self._tasks[run_id] = tasks.create_task(self._drive(run_id), name=f"run {run_id}")
+
+    async def _drive(self, run_id: str) -> None:
+        try:
+            await self._drivers[run_id].drive()
+        finally:
+            del self._drivers[run_id]
+            del self._tasks[run_id]
+
+    async def _beat(self) -> None:
+        """Prolong our leases; a lost run is interrupted, a lost machine ends everything."""
+        while True:
+            now = self._clock.now()
+            fences = [driver.fence for driver in self._drivers.values()]
+            for lost in await self._database.write(renew, fences, now, RUN_LEASE_S):
+                self._drivers[lost.run_id].interrupt()
+            if not await self._database.write(renew_supervisor, self._identity, self._visible_keys(), now):
+                log.error("another supervisor has taken over this machine")
+                self._stopping.set()
+            await asyncio.sleep(HEARTBEAT_S)
+
+    async def _holder(self) -> str:
+        holder = await self._database.read(supervisor_of, self._identity.machine)
+        return described(holder)
+
+
+def described(holder: SupervisorRecord | None) -> str:
+    """Who holds the machine's lease, in words."""
+    if holder is None:
+        return "Another supervisor holds the lock of this AUTOPACK_HOME."
+    since = f"{holder.started_at:%Y-%m-%d %H:%M} UTC"
+    return f"Process {holder.pid} on {holder.machine} supervises this database since {since} ({holder.url})."
+
+
+def obey(
+    connection: Connection, request: RequestRecord, fence: RunFence | None, owner: str, at: datetime
+) -> Obeyed | None:
+    """Do what a request asks, in one transaction with its answer; None leaves it pending for the run's owner.
+
+    A run that nobody has in hand is claimed for the moment of its move.
+    """
+    mine = fence or claim(connection, request.run_id, owner, at, RUN_LEASE_S)
+    run = run_by_id(connection, request.run_id)
+    wants_now = request.action == "pause" and bool(request.arguments.get("now"))
+    if run.state in ALREADY_TRUE[request.action] or not allowed_run_events(run.state):
+        return _answered(connection, request, Obeyed(f"It was already {run.state}.", wants_now), at)
+    if mine is None:
+        return None
+    event = event_of(request.action, run.state)
+    if next_run_state(run.state, event) is None:
+        return _answered(connection, request, Obeyed(f"{request.action} is not possible while {run.state}."), at)
+    move_run(connection, mine, event, f"{request.action} asked by {request.author} through {request.client}", at)
+    if event == "retry":
+        _requeue_failed(connection, mine, at)
+    if fence is None:
+        let_go(connection, mine)
+    return _answered(connection, request, Obeyed("Done.", wants_now or request.action == "cancel"), at)
+
+
+def _answered(connection: Connection, request: RequestRecord, obeyed: Obeyed, at: datetime) -> Obeyed:
+    answer_request(connection, request.request_id, "done", obeyed.answer, at)
+    return obeyed
+
+
+def _requeue_failed(connection: Connection, fence: RunFence, at: datetime) -> None:
+    for phase in phases_of_run(connection, fence.run_id):
+        if phase.state == "failed":
+            move_phase(connection, fence, phase, "retry", "retried by a person", at, finished_at=None)
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Hold this AUTOPACK_HOME's lock: the kernel frees it however the process ends."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SupervisorUnavailable(described(None)) from error
+        yield
+    finally:
+        os.close(descriptor)

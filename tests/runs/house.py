@@ -1,0 +1,125 @@
+"""A whole product in one process for tests: home, database, control and a supervisor that can be ended and begun again.
+
+Replies are rehearsed and pass a gate, so a test can hold a run in the middle of a call without sleeping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autopack_mcp import app
+from autopack_mcp.app import Autopack
+from autopack_mcp.control import Control, Person
+from autopack_mcp.database.changes import ChangeWatch
+from autopack_mcp.runs.states import RUN_ACTIVE
+from autopack_mcp.runs.supervision import SupervisorRecord, step_down, take_over
+from autopack_mcp.sandbox import plain_sandbox
+from autopack_mcp.summary.run import RunSummary
+
+ANN = Person("ann", "a test")
+LIMIT_S = 20  # Everything in these tests takes well under a second or two, also on a busy machine.
+
+
+class Gate:
+    """Stands before every scripted reply; closed, it holds the call there."""
+
+    def __init__(self) -> None:
+        self._open = asyncio.Event()
+        self._open.set()
+        self.reached = asyncio.Event()
+
+    def close(self) -> None:
+        self._open.clear()
+        self.reached.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    async def __call__(self) -> None:
+        self.reached.set()
+        await self._open.wait()
+
+
+@dataclass(slots=True)
+class House:
+    """What a test needs of a running product."""
+
+    autopack: Autopack
+    control: Control
+    folder: Path
+    gate: Gate = field(default_factory=Gate)
+
+    @asynccontextmanager
+    async def supervising(self) -> AsyncIterator[None]:
+        """A supervisor while the body runs; leaving ends it as SIGTERM would."""
+        door = app.call_door(self.autopack, rehearsal_pause=self.gate)
+        boss = app.supervisor(self.autopack, door, plain_sandbox("this is a test"), "http://127.0.0.1:1")
+        ready = asyncio.Event()
+        task = asyncio.create_task(boss.run(lambda _record: ready.set()))
+        waiting = asyncio.create_task(ready.wait())
+        await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            waiting.cancel()
+            await task
+        try:
+            yield
+        finally:
+            boss.stop()
+            await task
+            await door.close()
+
+    async def start(self, plan: str) -> str:
+        """Rehearse a plan; returns the run's id."""
+        file = self.folder / "plan.yaml"
+        file.write_text(plan, encoding="utf-8")
+        return (await self.control.start_file(file, ANN, is_rehearsal=True)).run_id
+
+    async def start_unattended(self, plan: str) -> str:
+        """Put a plan into the queue while nobody advances it; the next ``supervising`` takes it up."""
+        database, now = self.autopack.database, self.autopack.clock.now()
+        absent = SupervisorRecord(app.machine_name(), 0, 1, "http://127.0.0.1:1", "0", (), "", now, now)
+        record = await database.write(take_over, absent, now)
+        assert record is not None
+        run_id = await self.start(plan)
+        await database.write(step_down, record, self.autopack.clock.now())
+        return run_id
+
+    async def run(self, run_id: str) -> RunSummary:
+        return await self.autopack.summaries.run(run_id)
+
+    async def stopped(self, run_id: str) -> RunSummary:
+        """The run as soon as nobody advances it any more."""
+        return await self.until(run_id, lambda run: run.state not in RUN_ACTIVE)
+
+    async def until(self, run_id: str, is_so) -> RunSummary:
+        """The run as soon as something is true of it."""
+        changes = ChangeWatch(self.autopack.database)
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                while True:
+                    seen = changes.version()
+                    run = await self.run(run_id)
+                    if is_so(run):
+                        return run
+                    await changes.wait(seen, LIMIT_S)
+        finally:
+            changes.close()
+
+
+@asynccontextmanager
+async def open_house(folder: Path, empty_database_file: Path) -> AsyncIterator[House]:
+    """A house in a folder of its own; its database starts as a copy of an empty one."""
+    (folder / "home").mkdir()
+    shutil.copy(empty_database_file, folder / "home" / "autopack.db")
+    environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "AUTOPACK_HOME": str(folder / "home")}
+    autopack = app.open_autopack(environ)
+    try:
+        yield House(autopack, app.control(autopack), folder)
+    finally:
+        await autopack.database.close()
