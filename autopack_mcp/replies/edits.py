@@ -107,7 +107,7 @@ def parse_edits(text: str) -> BuilderReply:
     reader.read()
     if not reader.edits:
         raise UnusableReply(_no_edits(text))
-    _refuse_conflicts(reader.edits)
+    by_path(reader.edits)
     summary = visible(reader.summary.strip(), SUMMARY_LIMIT, multiline=True) or _default_summary(reader.edits)
     return BuilderReply(summary, tuple(reader.edits))
 
@@ -118,6 +118,23 @@ def render_edits(edits: Iterable[Edit], summary: str = "") -> str:
     for (_, path), group in groupby(edits, key=lambda edit: (type(edit), edit.path)):
         blocks.append("".join(_rendered(path, list(group))))
     return "\n".join(blocks)
+
+
+def by_path(edits: Iterable[Edit]) -> dict[str, list[Edit]]:
+    """The edits of each file, in their order.
+
+    Raises:
+        UnusableReply: a file is edited in two ways, or there are more than ``FILES_LIMIT``.
+    """
+    grouped: dict[str, list[Edit]] = {}
+    for edit in edits:
+        group = grouped.setdefault(edit.path, [])
+        if group and not (isinstance(edit, SearchReplace) and isinstance(group[0], SearchReplace)):
+            raise UnusableReply(f"{_shown(edit.path)} is named twice. Name each file once: WRITE, EDIT or DELETE.")
+        group.append(edit)
+    if len(grouped) > FILES_LIMIT:
+        raise UnusableReply(f"The reply changes {len(grouped)} files; at most {FILES_LIMIT} are taken at once.")
+    return grouped
 
 
 def edited_text(existing: str | None, edits: Sequence[Edit]) -> str | None:
@@ -315,17 +332,6 @@ def _is_fenced(path: str, lines: Sequence[str]) -> bool:
     return lines[-1].rstrip(" \t\r") == fence and not any(line.startswith(fence) for line in lines[1:-1])
 
 
-def _refuse_conflicts(edits: Sequence[Edit]) -> None:
-    kinds: dict[str, set[type[Edit]]] = {}
-    for edit in edits:
-        seen = kinds.setdefault(edit.path, set())
-        if seen and (seen != {SearchReplace} or not isinstance(edit, SearchReplace)):
-            raise UnusableReply(f"{_shown(edit.path)} is named twice. Name each file once: WRITE, EDIT or DELETE.")
-        seen.add(type(edit))
-    if len(kinds) > FILES_LIMIT:
-        raise UnusableReply(f"The reply changes {len(kinds)} files; at most {FILES_LIMIT} are taken at once.")
-
-
 def _no_edits(text: str) -> str:
     reason = "The reply contains no edits: no line begins with *** WRITE, *** EDIT or *** DELETE."
     if not text.strip():
@@ -336,8 +342,7 @@ def _no_edits(text: str) -> str:
 
 
 def _default_summary(edits: Sequence[Edit]) -> str:
-    paths = dict.fromkeys(edit.path for edit in edits)
-    return visible(f"Changes {', '.join(paths)}.", 200)
+    return visible(f"Changes {', '.join(by_path(edits))}.", 200)
 
 
 def _shown(path: str) -> str:
