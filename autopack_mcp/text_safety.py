@@ -80,6 +80,8 @@ def visible(text: str, limit: int, *, multiline: bool = False) -> str:
         multiline: keep line feeds and tabs, and read CRLF as a line feed; otherwise they are shown as escapes.
     """
     assert limit >= 1, "a text of no characters shows nothing"
+    if len(text) <= limit and text.isascii() and text.isprintable():
+        return text  # Nearly every name; a run of a thousand phases asks some thousand times.
     # Nothing shrinks but CRLF, so twice the limit holds all that can be shown and a huge text costs no more.
     kept = text[: 2 * limit + 1]
     if multiline:

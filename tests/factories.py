@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import count
 from typing import Any
@@ -12,10 +12,19 @@ from sqlalchemy import Connection, insert
 
 from autopack_mcp.budgets.caps import CallScope, ScopeCap
 from autopack_mcp.budgets.ledger import Reservation
-from autopack_mcp.budgets.windows import window_at
-from autopack_mcp.config import ProviderSettings, Window, WindowCap
-from autopack_mcp.database.tables import runs
+from autopack_mcp.config import (
+    FallbackStrategy,
+    ModelSettings,
+    ProviderSettings,
+    QuotaRouting,
+    RoleModels,
+    Settings,
+    Window,
+    WindowCap,
+)
+from autopack_mcp.database.tables import attempts, phases, runs, supervisors
 from autopack_mcp.usage.event import TokenCounts, UsageEvent
+from autopack_mcp.usage.windows import window_at
 
 NOON = datetime(2026, 11, 18, 12, 0, tzinfo=UTC)  # The moment at which the ``clock`` fixture stands.
 _numbers = count(1)
@@ -112,7 +121,7 @@ def provider_settings(*caps: WindowCap, share: str = "1", **overrides: Any) -> P
     return ProviderSettings(**{**values, "caps": caps, "autopack_share": Decimal(share), **overrides})
 
 
-def insert_run(connection: Connection, run_id: str = "R1", **overrides: Any) -> None:
+def insert_run(connection: Connection, /, run_id: str = "R1", **overrides: Any) -> None:
     """A running run that this machine owns with fencing token 1."""
     values: Mapping[str, Any] = {
         "run_id": run_id,
@@ -136,3 +145,86 @@ def insert_run(connection: Connection, run_id: str = "R1", **overrides: Any) -> 
         "updated_at": NOON,
     }
     connection.execute(insert(runs).values(**{**values, **overrides}))
+
+
+def insert_phase(connection: Connection, /, index: int = 1, run_id: str = "R1", **overrides: Any) -> None:
+    """A queued phase ``P<index>`` of the only tier, of general category and medium complexity."""
+    values: Mapping[str, Any] = {
+        "run_id": run_id,
+        "phase_index": index,
+        "phase_id": f"P{index}",
+        "name": f"phase {index}",
+        "tier_index": 1,
+        "tier_name": "tier 1",
+        "task_category": "general",
+        "complexity": "medium",
+        "state": "queued",
+        "why": "",
+        "attempt": 0,
+        "minor_issues": 0,
+        "major_issues": 0,
+    }
+    connection.execute(insert(phases).values(**{**values, **overrides}))
+
+
+def insert_attempt(connection: Connection, /, phase_id: str = "P1", number: int = 1, **overrides: Any) -> None:
+    """An open attempt at a phase of run R1 that has asked no model yet."""
+    values: Mapping[str, Any] = {
+        "run_id": "R1",
+        "phase_id": phase_id,
+        "attempt": number,
+        "state": "open",
+        "reason": "",
+        "parent_commit": "0" * 40,
+        "started_at": NOON,
+    }
+    connection.execute(insert(attempts).values(**{**values, **overrides}))
+
+
+def insert_supervisor(connection: Connection, /, machine: str = "desk", **overrides: Any) -> None:
+    """A supervisor that is alive at noon and sees the keys of openai and anthropic."""
+    values: Mapping[str, Any] = {
+        "machine": machine,
+        "token": 1,
+        "pid": 4711,
+        "url": "http://127.0.0.1:8000",
+        "version": "0",
+        "key_variables": ["OPENAI_API_KEY", "ANTHROPIC_API_KEY"],
+        "sandbox": "",
+        "started_at": NOON,
+        "lease_expires_at": NOON + timedelta(seconds=6),
+    }
+    connection.execute(insert(supervisors).values(**{**values, **overrides}))
+
+
+def model_settings(name: str, provider: str = "openai", **overrides: Any) -> ModelSettings:
+    """A model of the catalog."""
+    return ModelSettings(name, provider, **{"max_output_tokens": 16_000, "context_window": 128_000, **overrides})
+
+
+def settings(*providers: ProviderSettings, **overrides: Any) -> Settings:
+    """Two accounts, uncapped unless given; small work goes to gpt-small, the rest to gpt-big; claude audits.
+
+    Category "security" is built by claude and never falls back; anything else falls back to gpt-small.
+    """
+    accounts = {
+        "openai": provider_settings(),
+        "anthropic": provider_settings(provider="anthropic", api_key_env="ANTHROPIC_API_KEY"),
+        **{provider.provider: provider for provider in providers},
+    }
+    catalog = (model_settings("gpt-big"), model_settings("gpt-small"), model_settings("claude", "anthropic"))
+    values: dict[str, Any] = {
+        "providers": accounts,
+        "models": {model.name: model for model in catalog},
+        "complexity_models": {
+            "low": RoleModels("gpt-small", "claude"),
+            "medium": RoleModels("gpt-big", "claude"),
+            "high": RoleModels("gpt-big", "claude"),
+        },
+        "category_models": {"security": RoleModels("claude", None)},
+        "agent_models": {"planner": "gpt-big"},
+        "fallback_strategy": FallbackStrategy(default=("gpt-small",)),
+        "quota_routing": QuotaRouting(never_fallback_categories=frozenset({"security"})),
+        "high_risk": RoleModels(),
+    }
+    return Settings(**{**values, **overrides})

@@ -234,16 +234,15 @@ def _known_categories(settings: Settings, model_map: ModelMap, phases: Sequence[
 
 
 def _check_known(view: _View, role: str, category: str, complexity: str) -> None:
-    """
+    """Refuse words that mean nothing here.
+
     Raises:
-        RequestRefused: nothing is called so.
+        RequestRefused: nothing is called so; the hint lists what is.
     """
     is_agent = role.startswith("agent:") and len(role) > len("agent:")
     if role not in ROLES and not is_agent:
-        agents = ", ".join(f"agent:{name}" for name in sorted(view.snapshot.model_map.agent_models))
-        raise _unknown(
-            "role", role, f"{', '.join(ROLES)}, and agent:<name> for any auxiliary agent ({agents or 'none named'})"
-        )
+        agents = (f"agent:{name}" for name in sorted(view.snapshot.model_map.agent_models))
+        raise _unknown("role", role, ", ".join((*ROLES, *agents, "agent:<name> for any other auxiliary agent")))
     if complexity not in COMPLEXITIES:
         raise _unknown("complexity", complexity, ", ".join(COMPLEXITIES))
     if category not in view.categories:

@@ -6,7 +6,7 @@ answer; ``Summaries`` reads it for the tools, the page, the card and the command
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -19,18 +19,18 @@ from autopack_mcp.budgets.counters import ScopeUse, scope_use
 from autopack_mcp.notes import NOTE_LIMIT, Note, notes_of_run
 from autopack_mcp.runs.overview import (
     AttemptModels,
-    attempt_models,
+    phases_with_models,
     supervisors_known,
 )
 from autopack_mcp.runs.progress import current_phase, progress_of
 from autopack_mcp.runs.records import PhaseRecord, RunEventRecord, RunRecord
 from autopack_mcp.runs.requests import RequestRecord, pending_requests
 from autopack_mcp.runs.states import RUN_ACTIVE, RUN_ENDED, PhaseState, RunState
-from autopack_mcp.runs.store import events_of_run, phases_of_run, run_by_id
+from autopack_mcp.runs.store import events_of_run, run_by_id
 from autopack_mcp.runs.supervision import SupervisorRecord
 from autopack_mcp.summary.shown import usd
 from autopack_mcp.text_safety import visible
-from autopack_mcp.usage.service import UsageRow, summed, usage_by_phase
+from autopack_mcp.usage.service import Spent, spent_by_phase
 
 EVENTS_SHOWN = 10  # The newest; the whole log is the page's business.
 NAME_LIMIT = 120  # Characters of a name that a plan or a person gave.
@@ -74,7 +74,7 @@ class NoteView:
 
 @dataclass(frozen=True, slots=True)
 class PhaseView:
-    """One phase. ``attempt`` is 0 before the first try; models are those of the newest attempt that has asked one.
+    """One phase. ``attempt`` is 0 before the first try; models are those its newest attempt has asked.
 
     ``tokens_used`` is what counts against caps (see RunSummary); ``cost_usd`` is None when nothing of it has a price.
     """
@@ -210,8 +210,7 @@ _COUNTED = (
     "current_tier_index", "current_phase_index", "total_tiers", "total_phases", "completed_tiers", "completed_phases",
     "percent_complete",
 )  # fmt: skip
-_NO_MODELS = AttemptModels()
-_NO_USAGE = UsageRow()
+_NOTHING = Spent()
 
 
 def run_summary(connection: Connection, run_id: str, now: datetime) -> RunSummary:
@@ -223,17 +222,17 @@ def run_summary(connection: Connection, run_id: str, now: datetime) -> RunSummar
     run = run_by_id(connection, run_id)
     known = supervisors_known(connection)
     alive = [one for one in known if one.is_alive(now)]
-    phases = phases_of_run(connection, run_id)
-    usage = usage_by_phase(connection, run_id, is_rehearsal=run.is_rehearsal)
+    found = phases_with_models(connection, run_id)
+    spent = spent_by_phase(connection, run_id, is_rehearsal=run.is_rehearsal)
     return RunSummary(
         **_identity(run),
-        **_progress(phases),
-        **_money(run, summed(usage.values()), _use_of(connection, run, now)),
+        **_progress([phase for phase, _ in found]),
+        **_money(run, spent.values(), _use_of(connection, run, now)),
         supervisor=_supervisor(run, known, alive),
         needs_you=needs_you_now(run, is_supervised=bool(alive)),
         pending_requests=tuple(map(_request_view, pending_requests(connection, (run_id,)))),
         notes=tuple(map(_note_view, notes_of_run(connection, run_id))),
-        phases=_phase_views(phases, attempt_models(connection, run_id), usage),
+        phases=tuple(_phase_view(phase, models, spent.get(phase.phase_id, _NOTHING)) for phase, models in found),
         recent_events=tuple(map(_event_view, events_of_run(connection, run_id, EVENTS_SHOWN))),
     )
 
@@ -277,14 +276,16 @@ def _progress(phases: Sequence[PhaseRecord]) -> dict[str, Any]:
     }
 
 
-def _money(run: RunRecord, spent: UsageRow, use: ScopeUse) -> dict[str, Any]:
+def _money(run: RunRecord, spent: Collection[Spent], use: ScopeUse) -> dict[str, Any]:
+    unpriced_calls = sum(part.unpriced_calls for part in spent)
+    whole = Spent(sum(part.calls for part in spent), unpriced_calls, cost_nano=sum(part.cost_nano for part in spent))
     return {
         "tokens_used": use.settled_tokens,
         "tokens_reserved": use.reserved_tokens,
         "token_cap": run.token_cap,
-        "cost_usd": spent.cost_usd,
+        "cost_usd": whole.cost_usd,
         "charged_usd": usd(use.settled_nano),
-        "unpriced_calls": spent.unpriced_calls,
+        "unpriced_calls": unpriced_calls,
         "cost_cap_usd": None if run.cost_cap_nano is None else usd(run.cost_cap_nano),
     }
 
@@ -296,16 +297,7 @@ def _use_of(connection: Connection, run: RunRecord, now: datetime) -> ScopeUse:
     return scope_use(connection, scope, cap, now)
 
 
-def _phase_views(
-    phases: Sequence[PhaseRecord], models: Mapping[str, AttemptModels], usage: Mapping[str, UsageRow]
-) -> tuple[PhaseView, ...]:
-    return tuple(
-        _phase_view(phase, models.get(phase.phase_id, _NO_MODELS), usage.get(phase.phase_id, _NO_USAGE))
-        for phase in phases
-    )
-
-
-def _phase_view(phase: PhaseRecord, models: AttemptModels, usage: UsageRow) -> PhaseView:
+def _phase_view(phase: PhaseRecord, models: AttemptModels, spent: Spent) -> PhaseView:
     return PhaseView(
         phase_id=visible(phase.phase_id, NAME_LIMIT),
         name=visible(phase.name, NAME_LIMIT),
@@ -322,8 +314,8 @@ def _phase_view(phase: PhaseRecord, models: AttemptModels, usage: UsageRow) -> P
         major_issues=phase.major_issues,
         builder_model=models.builder,
         auditor_model=models.auditor,
-        tokens_used=usage.charged_tokens,
-        cost_usd=usage.cost_usd,
+        tokens_used=spent.charged_tokens,
+        cost_usd=spent.cost_usd,
         started_at=phase.started_at,
         finished_at=phase.finished_at,
     )

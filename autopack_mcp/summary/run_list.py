@@ -19,7 +19,7 @@ from autopack_mcp.runs.records import RunRecord
 from autopack_mcp.runs.store import count_runs, unfinished_runs
 from autopack_mcp.summary.run import NAME_LIMIT, RunLine, RunList, RunSummary, needs_you_now, run_summary
 from autopack_mcp.text_safety import visible
-from autopack_mcp.usage.service import usage_of_runs
+from autopack_mcp.usage.service import Spent, spent_by_run
 
 RUNS_SHOWN = 20  # Of a list, unless asked for more.
 RUNS_LIMIT = 100  # One answer stays readable, and small enough for a chat.
@@ -27,6 +27,7 @@ NO_RUNS = "There are no runs yet. Start one with a plan: `autopack-mcp start PLA
 
 _CURSOR = re.compile(r"(?P<created_us>[0-9]{1,16}) (?P<run_id>[A-Za-z0-9._-]{1,64})")
 _NO_PHASES = PhaseCounts()
+_NOTHING = Spent()
 
 
 def list_runs(connection: Connection, now: datetime, limit: int = RUNS_SHOWN, cursor: str | None = None) -> RunList:
@@ -77,7 +78,7 @@ def current_run(connection: Connection, now: datetime) -> RunSummary | RunList:
 
 def _run_lines(connection: Connection, runs: Sequence[RunRecord], now: datetime) -> tuple[RunLine, ...]:
     counts = phase_counts(connection, [run.run_id for run in runs])
-    usage = usage_of_runs(connection, {run.run_id: run.is_rehearsal for run in runs})
+    spent = spent_by_run(connection, {run.run_id: run.is_rehearsal for run in runs})
     is_supervised = any(known.is_alive(now) for known in supervisors_known(connection))
     return tuple(
         RunLine(
@@ -88,8 +89,8 @@ def _run_lines(connection: Connection, runs: Sequence[RunRecord], now: datetime)
             is_rehearsal=run.is_rehearsal,
             needs_you=needs_you_now(run, is_supervised=is_supervised) is not None,
             created_at=run.created_at,
-            tokens_used=usage[run.run_id].charged_tokens,
-            cost_usd=usage[run.run_id].cost_usd,
+            tokens_used=spent.get(run.run_id, _NOTHING).charged_tokens,
+            cost_usd=spent.get(run.run_id, _NOTHING).cost_usd,
         )
         for run in runs
     )

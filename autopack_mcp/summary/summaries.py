@@ -7,6 +7,7 @@ list of query functions. It writes nothing and words nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
@@ -15,17 +16,14 @@ from autopack_mcp.config import ProviderSettings, Settings
 from autopack_mcp.database.engine import Database
 from autopack_mcp.runs.overview import supervisors_known
 from autopack_mcp.summary.context_block import context_block
-from autopack_mcp.summary.models import (
-    ModelExplanation,
-    ModelMapping,
-    RoutingSources,
-    explain_model,
-    model_mapping,
-)
 from autopack_mcp.summary.run import RunList, RunSummary, run_summary
 from autopack_mcp.summary.run_list import RUNS_SHOWN, current_run, list_runs
-from autopack_mcp.summary.usage import UsageSummary, usage_summary
-from autopack_mcp.usage.prices import UnitPrices
+
+if TYPE_CHECKING:
+    # Usage and models are imported when they are asked for: ``autopack-mcp status`` shows neither and must be quick.
+    from autopack_mcp.summary.models import ModelExplanation, ModelMapping, RoutingSources
+    from autopack_mcp.summary.usage import UsageSummary
+    from autopack_mcp.usage.prices import UnitPrices
 
 
 class Summaries:
@@ -121,18 +119,26 @@ class Summaries:
         return list_runs(connection, self._clock.now(), limit, cursor)
 
     def _usage(self, connection: Connection, period: str, offset: int) -> UsageSummary:
+        from autopack_mcp.summary.usage import usage_summary  # Lazy, as said above.
+
         return usage_summary(connection, self._settings(), self._clock.now(), period, offset)
 
     def _models(self, connection: Connection, run_id: str | None) -> ModelMapping:
+        from autopack_mcp.summary.models import model_mapping  # Lazy, as said above.
+
         return model_mapping(connection, self._sources(connection), self._clock.now(), run_id)
 
     def _explain(
         self, connection: Connection, role: str, category: str, complexity: str, run_id: str | None
     ) -> ModelExplanation:
+        from autopack_mcp.summary.models import explain_model  # Lazy, as said above.
+
         sources = self._sources(connection)
         return explain_model(connection, sources, self._clock.now(), role, category, complexity, run_id)
 
     def _sources(self, connection: Connection) -> RoutingSources:
+        from autopack_mcp.summary.models import RoutingSources  # Lazy, as said above.
+
         return RoutingSources(self._settings(), self._keys_that_count(connection), self._unit_price)
 
     def _keys_that_count(self, connection: Connection) -> Callable[[ProviderSettings], bool]:

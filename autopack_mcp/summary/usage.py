@@ -18,7 +18,6 @@ from autopack_mcp.budgets.breaches import count_breaches
 from autopack_mcp.budgets.caps import CallScope, ScopeCap, provider_caps
 from autopack_mcp.budgets.counters import ScopeUse, scope_use
 from autopack_mcp.budgets.standings import CapStanding, provider_standings
-from autopack_mcp.budgets.windows import WindowSpan
 from autopack_mcp.config import ProviderSettings, Settings, Window, WindowCap
 from autopack_mcp.summary.shown import usd
 from autopack_mcp.usage.service import (
@@ -29,6 +28,7 @@ from autopack_mcp.usage.service import (
     usage_by_provider,
     usage_by_role,
 )
+from autopack_mcp.usage.windows import WindowSpan
 
 REHEARSALS_EXCLUDED = "Rehearsals are not in these numbers: they buy no tokens."
 

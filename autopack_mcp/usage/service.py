@@ -12,14 +12,14 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Label, RowMapping, Table, and_, func, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, Label, Table, and_, cast, func, select
 
-from autopack_mcp.budgets.windows import WINDOWS, WindowSpan, window_at
 from autopack_mcp.clock import Clock
 from autopack_mcp.config import NANO_PER_USD
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.tables import usage_hours, usage_phases
 from autopack_mcp.errors import RequestRefused
+from autopack_mcp.usage.windows import WINDOWS, WindowSpan, window_at
 
 OLDEST_OFFSET = -3_660  # Ten years of days; nobody has usage before that, and the calendar would end.
 _CORE_ROLES = frozenset({"builder", "auditor"})
@@ -56,14 +56,31 @@ class UsageRow:
     @property
     def cost_usd(self) -> Decimal | None:
         """Dollars of the calls that have a price; None when there are calls and none of them has one."""
-        if self.calls and self.unpriced_calls == self.calls:
-            return None
-        return Decimal(self.cost_nano) / NANO_PER_USD
+        return _known_cost(self.calls, self.unpriced_calls, self.cost_nano)
 
     @property
     def is_core(self) -> bool:
         """True for builder and auditor, false for auxiliary agents."""
         return self.role in _CORE_ROLES
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What some calls of a run came to: as UsageRow, but only what a status shows of each of its many phases."""
+
+    calls: int = 0
+    unpriced_calls: int = 0
+    charged_tokens: int = 0
+    cost_nano: int = 0
+
+    @property
+    def cost_usd(self) -> Decimal | None:
+        """As UsageRow."""
+        return _known_cost(self.calls, self.unpriced_calls, self.cost_nano)
+
+
+def _known_cost(calls: int, unpriced_calls: int, cost_nano: int) -> Decimal | None:
+    return None if calls and unpriced_calls == calls else Decimal(cost_nano) / NANO_PER_USD
 
 
 _COUNTS = tuple(field.name for field in fields(UsageRow) if field.type == "int")
@@ -96,28 +113,28 @@ def usage_by_category(connection: Connection, span: WindowSpan) -> tuple[UsageRo
 
 
 def usage_of_run(connection: Connection, run_id: str, *, is_rehearsal: bool = False) -> tuple[UsageRow, ...]:
-    """One row per phase, role, provider and model of a run, its real or its rehearsed calls; see ``usage_by_phase``."""
+    """One row per phase, role, provider and model of a run, its real or its rehearsed calls; see ``spent_by_phase``."""
     mine = _calls_of_run(run_id, is_rehearsal=is_rehearsal)
     return _grouped(connection, usage_phases, ("phase_id", "role", "provider", "model"), mine)
 
 
-def usage_by_phase(connection: Connection, run_id: str, *, is_rehearsal: bool = False) -> Mapping[str, UsageRow]:
-    """The sums of a run by phase id, its real or its rehearsed calls; "" are calls outside any phase."""
-    rows = _grouped(connection, usage_phases, ("phase_id",), _calls_of_run(run_id, is_rehearsal=is_rehearsal))
-    return {row.phase_id or "": row for row in rows}
+def spent_by_phase(connection: Connection, run_id: str, *, is_rehearsal: bool = False) -> Mapping[str, Spent]:
+    """What a run spent, by phase id, in its real or its rehearsed calls; "" are calls outside any phase."""
+    columns = usage_phases.c
+    sums = [_sum(columns[field.name]) for field in fields(Spent)]
+    mine = _calls_of_run(run_id, is_rehearsal=is_rehearsal)
+    found = select(columns.phase_id, *sums).where(mine).group_by(columns.phase_id)
+    return {phase_id: Spent(*row) for phase_id, *row in connection.execute(found).all()}
 
 
-def usage_of_runs(connection: Connection, rehearsed: Mapping[str, bool]) -> Mapping[str, UsageRow]:
-    """The sums of several runs at once; ``rehearsed`` says of each run whether it is its rehearsed calls that count."""
-    kind = (usage_phases.c.purpose == "rehearsal").label("is_rehearsal")
-    found = (
-        select(usage_phases.c.run_id, kind, *_sums(usage_phases))
-        .where(usage_phases.c.run_id.in_(rehearsed))
-        .group_by(usage_phases.c.run_id, kind)
-    )
-    rows = connection.execute(found).mappings()
-    mine = {row["run_id"]: _row(row, ()) for row in rows if bool(row["is_rehearsal"]) == rehearsed[row["run_id"]]}
-    return {run_id: mine.get(run_id, UsageRow()) for run_id in rehearsed}
+def spent_by_run(connection: Connection, rehearsed: Mapping[str, bool]) -> Mapping[str, Spent]:
+    """What several runs spent; ``rehearsed`` says of each run whether it is its rehearsed calls that count."""
+    columns = usage_phases.c
+    is_rehearsed = (columns.purpose == "rehearsal").label("is_rehearsed")
+    sums = [_sum(columns[field.name]) for field in fields(Spent)]
+    found = select(columns.run_id, is_rehearsed, *sums).where(columns.run_id.in_(rehearsed))
+    rows = connection.execute(found.group_by(columns.run_id, is_rehearsed)).all()
+    return {run_id: Spent(*row) for run_id, kind, *row in rows if bool(kind) == rehearsed[run_id]}
 
 
 def asked_window(period: str, offset: int, now: datetime) -> WindowSpan:
@@ -176,7 +193,7 @@ def _grouped(
 ) -> tuple[UsageRow, ...]:
     columns = [table.c[key] for key in keys]
     found = select(*columns, *_sums(table)).where(where).group_by(*columns).order_by(*columns)
-    rows = [_row(row, keys) for row in connection.execute(found).mappings()]
+    rows = [_row(row, keys) for row in connection.execute(found).all()]
     return tuple(sorted(rows, key=lambda row: row.total_tokens, reverse=True))
 
 
@@ -187,10 +204,14 @@ def _sums(table: Table) -> list[Label[int]]:
         "prompt_tokens": columns.uncached_input + columns.cache_read + columns.cache_write,
         "completion_tokens": columns.output,
     }
-    return [func.sum(measures[name]).label(name) for name in _COUNTS]
+    return [_sum(measures[name]).label(name) for name in _COUNTS]
 
 
-def _row(row: RowMapping, keys: Sequence[str]) -> UsageRow:
-    # PostgreSQL sums BIGINT to NUMERIC, which arrives as Decimal.
-    values: dict[str, Any] = {name: int(row[name]) for name in _COUNTS}
-    return UsageRow(**values, **{key: row[key] for key in keys})
+def _sum(column: ColumnElement[int]) -> ColumnElement[int]:
+    # PostgreSQL sums BIGINT to NUMERIC, which would arrive as Decimal.
+    return cast(func.sum(column), BigInteger)
+
+
+def _row(row: Sequence[Any], keys: Sequence[str]) -> UsageRow:
+    """Keys and sums in the order in which they were asked for."""
+    return UsageRow(**dict(zip((*keys, *_COUNTS), row, strict=True)))

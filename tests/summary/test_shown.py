@@ -1,0 +1,62 @@
+"""Amounts in words and in numbers."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+import pytest
+
+from autopack_mcp.runs.overview import PhaseCounts
+from autopack_mcp.summary.run import NeedsYou
+from autopack_mcp.summary.shown import plain, tokens_text, usd, usd_number, usd_text
+from tests.factories import NOON
+
+
+@pytest.mark.parametrize(
+    ("nano", "text"),
+    [
+        (0, "$0.00"),
+        (99_999, "less than $0.0001"),
+        (100_000, "$0.0001"),
+        (4_200_000, "$0.0042"),
+        (99_900_000, "$0.0999"),
+        (100_000_000, "$0.10"),
+        (420_000_000, "$0.42"),
+        (1_234_567_890_000, "$1,234.57"),
+    ],
+)
+def test_dollars_are_written_so_that_a_person_sees_a_difference(nano: int, text: str) -> None:
+    assert usd_text(usd(nano)) == text
+
+
+def test_an_unknown_price_is_said_and_never_zero() -> None:
+    assert usd_text(None) == "unpriced"
+    assert usd_text(Decimal("0.42"), 1) == "$0.42 + 1 unpriced call"
+    assert usd_text(Decimal("0.42"), 3) == "$0.42 + 3 unpriced calls"
+    assert usd_number(None) is None
+
+
+def test_dollars_in_json_are_numbers_to_a_millionth() -> None:
+    assert usd_number(Decimal("0.4200004999")) == 0.42
+    assert usd_number(usd(1_500)) == 2e-06
+
+
+def test_tokens_have_thousands() -> None:
+    assert tokens_text(1_234_567) == "1,234,567"
+
+
+def test_a_summary_becomes_json() -> None:
+    value = {
+        "needs": NeedsYou("what", "say"), "at": NOON, "cost": Decimal("0.42"), "none": None, "yes": True,
+        "list": (PhaseCounts(2, 1),), "set": frozenset({"a"}),
+    }  # fmt: skip
+    assert json.loads(json.dumps(plain(value))) == {
+        "needs": {"what": "what", "say": "say"},
+        "at": "2026-11-18T12:00:00Z",
+        "cost": 0.42,
+        "none": None,
+        "yes": True,
+        "list": [{"total": 2, "completed": 1}],
+        "set": ["a"],
+    }

@@ -1,0 +1,189 @@
+"""UsageService and its questions: the sums are those of the events, and rehearsed calls never mix with real ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from autopack_mcp.budgets.ledger import book_external
+from autopack_mcp.clock import ManualClock
+from autopack_mcp.database.engine import Database
+from autopack_mcp.errors import RequestRefused
+from autopack_mcp.usage.event import UsageEvent
+from autopack_mcp.usage.service import (
+    OLDEST_OFFSET,
+    UsageService,
+    asked_window,
+    spent_by_phase,
+    spent_by_run,
+    usage_by_category,
+    usage_by_provider,
+    usage_by_role,
+    usage_of_run,
+)
+from tests.factories import NOON, call_scope, token_counts, usage_event
+
+WEEK = asked_window("week", 0, NOON)
+
+
+def book(database: Database, *events: UsageEvent) -> None:
+    for event in events:
+        database.write_now(book_external, event, (), NOON)
+
+
+@pytest.fixture
+def service(database: Database, clock: ManualClock) -> UsageService:
+    return UsageService(database, clock)
+
+
+def test_prompt_tokens_are_all_input_and_total_adds_the_output(database: Database, service: UsageService) -> None:
+    counts = token_counts(
+        uncached_input=1, cache_read=10, cache_write_5m=100, cache_write_1h=1_000, cache_write_other=10_000, output=7
+    )
+    book(database, usage_event(counts=counts))
+    (row,) = service.get_provider_usage_summary()
+    assert (row.provider, row.prompt_tokens, row.completion_tokens, row.total_tokens) == ("openai", 11_111, 7, 11_118)
+
+
+def test_models_of_one_name_at_two_providers_stay_apart(database: Database, service: UsageService) -> None:
+    book(database, usage_event(), usage_event(scope=call_scope(provider="glm"), counts=token_counts(output=999)))
+    rows = service.get_model_usage_summary()
+    assert [(row.provider, row.model) for row in rows] == [("glm", "gpt-4o"), ("openai", "gpt-4o")]
+
+
+def test_a_window_holds_its_first_moment_and_not_its_last(database: Database, service: UsageService) -> None:
+    book(
+        database,
+        usage_event(occurred_at=WEEK.start, counts=token_counts(uncached_input=0, output=1)),
+        usage_event(occurred_at=WEEK.end - timedelta(microseconds=1), counts=token_counts(uncached_input=0, output=2)),
+        usage_event(
+            occurred_at=WEEK.start - timedelta(microseconds=1), counts=token_counts(uncached_input=0, output=4)
+        ),
+    )
+    assert [row.total_tokens for row in service.get_provider_usage_summary()] == [3]
+    assert [row.total_tokens for row in service.get_provider_usage_summary(offset=-1)] == [4]
+
+
+def test_a_call_without_a_price_is_counted_as_unpriced_and_not_as_free(
+    database: Database, service: UsageService
+) -> None:
+    book(database, usage_event(cost_nano=None))
+    assert service.get_provider_usage_summary()[0].cost_usd is None
+    book(database, usage_event(cost_nano=420_000_000))
+    (row,) = service.get_provider_usage_summary()
+    assert (str(row.cost_usd), row.calls, row.unpriced_calls) == ("0.42", 2, 1)
+
+
+def test_rehearsed_calls_are_in_no_window(database: Database, service: UsageService) -> None:
+    book(database, usage_event(scope=call_scope(purpose="rehearsal")))
+    assert service.get_provider_usage_summary() == ()
+    assert database.read_now(usage_by_role, WEEK) == ()
+
+
+def test_a_rehearsal_shows_its_own_numbers_and_a_real_run_only_its_real_ones(database: Database) -> None:
+    book(
+        database,
+        usage_event(counts=token_counts(output=1)),
+        usage_event(scope=call_scope(purpose="rehearsal"), counts=token_counts(output=2)),
+        usage_event(scope=call_scope(purpose="experiment"), counts=token_counts(output=4)),
+    )
+    real = database.read_now(usage_of_run, "R1")
+    rehearsed = database.read_now(usage_of_run, "R1", is_rehearsal=True)
+    assert (sum(row.completion_tokens for row in real), sum(row.completion_tokens for row in rehearsed)) == (5, 2)
+    assert database.read_now(spent_by_run, {"R1": True})["R1"].charged_tokens == 62
+    assert database.read_now(spent_by_phase, "R1")["P1"].charged_tokens == 125
+
+
+def test_a_run_without_calls_has_used_nothing(database: Database) -> None:
+    assert database.read_now(spent_by_run, {"R9": False}) == {}
+    assert database.read_now(spent_by_phase, "R9") == {}
+
+
+def test_usage_of_a_run_is_told_apart_by_phase_role_and_model(database: Database) -> None:
+    auditor = call_scope(role="auditor", provider="anthropic")
+    book(
+        database,
+        usage_event(),
+        usage_event(),
+        usage_event(scope=auditor, model="claude"),
+        usage_event(scope=call_scope(phase_id=None)),
+    )
+    rows = database.read_now(usage_of_run, "R1")
+    found = {(row.phase_id, row.role, row.provider, row.model): row.calls for row in rows}
+    assert found == {
+        ("P1", "builder", "openai", "gpt-4o"): 2,
+        ("P1", "auditor", "anthropic", "claude"): 1,
+        ("", "builder", "openai", "gpt-4o"): 1,
+    }
+
+
+def test_core_roles_are_builder_and_auditor(database: Database) -> None:
+    roles = ("builder", "auditor", "agent:planner")
+    book(database, *(usage_event(scope=call_scope(role=role)) for role in roles))
+    rows = database.read_now(usage_by_role, WEEK)
+    assert {row.role: row.is_core for row in rows} == {"builder": True, "auditor": True, "agent:planner": False}
+
+
+def test_calls_without_a_category_have_the_empty_one(database: Database) -> None:
+    book(database, usage_event(category=None), usage_event(category="ui"))
+    assert {row.category for row in database.read_now(usage_by_category, WEEK)} == {"", "ui"}
+
+
+@pytest.mark.parametrize(
+    ("period", "offset", "message"),
+    [
+        ("year", 0, "Unknown period 'year'. Periods are day, week, month."),
+        ("week", 1, "Offset 1 names no past or present week. 0 is the current week"),
+        ("day", OLDEST_OFFSET - 1, f"down to {OLDEST_OFFSET}"),
+    ],
+    ids=["unknown period", "the future", "before anything"],
+)
+def test_a_window_that_does_not_exist_is_refused_with_those_that_do(period: str, offset: int, message: str) -> None:
+    with pytest.raises(RequestRefused) as refusal:
+        asked_window(period, offset, NOON)
+    assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize("period", ["day", "week", "month"])
+def test_the_oldest_window_can_be_asked_for(period: str) -> None:
+    assert asked_window(period, OLDEST_OFFSET, datetime(2026, 1, 1, tzinfo=UTC)).start.year > 1
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["openai", "anthropic"]),
+            st.sampled_from(["builder", "agent:planner"]),
+            st.integers(0, 10_000),
+            st.integers(0, 200),
+        ),
+        max_size=12,
+    )
+)
+def test_every_grouping_adds_up_to_the_events(database: Database, calls: list[tuple[str, str, int, int]]) -> None:
+    before = _totals(database)
+    book(
+        database,
+        *(
+            usage_event(
+                scope=call_scope(provider=provider, role=role),
+                counts=token_counts(uncached_input=tokens, output=0),
+                occurred_at=NOON - timedelta(hours=hours),
+            )
+            for provider, role, tokens, hours in calls
+        ),
+    )
+    expected = sum(tokens for *_, tokens, hours in calls if NOON - timedelta(hours=hours) >= WEEK.start)
+    assert {name: total - before[name] for name, total in _totals(database).items()} == dict.fromkeys(before, expected)
+
+
+def _totals(database: Database) -> Counter[str]:
+    groupings = {"provider": usage_by_provider, "role": usage_by_role, "category": usage_by_category}
+    return Counter(
+        {name: sum(row.total_tokens for row in database.read_now(ask, WEEK)) for name, ask in groupings.items()}
+    )
