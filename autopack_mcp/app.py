@@ -20,7 +20,7 @@ from autopack_mcp.config import ProviderSettings, Settings
 from autopack_mcp.config_file import ConfigFile, find_config
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.migrate import open_database
-from autopack_mcp.home import Home, Keys, find_home
+from autopack_mcp.home import CONFIG_VARIABLE, Home, Keys, find_home
 from autopack_mcp.summary.summaries import Summaries
 from autopack_mcp.usage.prices import PriceBook, UnitPrices
 
@@ -105,7 +105,8 @@ def open_autopack(
     home = find_home(environ)
     home.ensure()
     clock = clock or SystemClock()
-    config = find_config(None if config_path is None else Path(config_path), home, clock=clock)
+    explicit = config_path or environ.get(CONFIG_VARIABLE)
+    config = find_config(Path(explicit) if explicit else None, home, clock=clock)
     config.current()
     keys = Keys(environ, home.env_file)
     database = open_database(db_url or home.database_url)

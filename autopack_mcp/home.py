@@ -17,6 +17,7 @@ import platformdirs
 
 from autopack_mcp.errors import DatabaseUnusable, Problem
 
+CONFIG_VARIABLE = "AUTOPACK_CONFIG"  # A models.yaml that wins over the one in the home (contract 6).
 ENV_FILE_BYTES = 64 * 1024  # A handful of keys; beyond this it is another file.
 _PRIVATE_FOLDER = 0o700
 _OTHERS = 0o077  # Permission bits of everybody but the owner.

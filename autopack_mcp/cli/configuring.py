@@ -9,7 +9,7 @@ import click
 
 from autopack_mcp.config_file import find_config
 from autopack_mcp.errors import RequestRefused
-from autopack_mcp.home import Keys, find_home
+from autopack_mcp.home import CONFIG_VARIABLE, Keys, find_home
 from autopack_mcp.shipped import default_config_text
 
 
@@ -34,7 +34,8 @@ def init() -> None:
 def check(file: Path | None) -> None:
     """Say every problem of models.yaml (or of FILE) at once, and which providers have a key."""
     home = find_home(os.environ)
-    found = find_config(file, home)
+    explicit = file or os.environ.get(CONFIG_VARIABLE)
+    found = find_config(Path(explicit) if explicit else None, home)
     settings = found.current()
     keys = Keys(os.environ, home.env_file)
     for warning in (*settings.warnings, *keys.warnings):

@@ -6,15 +6,18 @@ third of a second, so it may not pay for ``serve`` (docs/architecture.md).
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
 
 from autopack_mcp import __version__
 from autopack_mcp.errors import AutopackError
+from autopack_mcp.home import CONFIG_VARIABLE
 
 _VERBS: Mapping[str, str] = {
     "demo": "serving",
@@ -51,11 +54,15 @@ class _LazyGroup(click.Group):
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="autopack-mcp")
-def cli() -> None:
+@click.option("--config", metavar="FILE", help="A models.yaml to use instead of the one in AUTOPACK_HOME.")
+def cli(config: str | None) -> None:
     """Steer autonomous LLM build runs: start them, watch them, and keep what they cost under its caps.
 
     Everything lives in AUTOPACK_HOME; `autopack-mcp demo` shows a whole run without calling any model.
     """
+    if config is not None:
+        # By the environment, so that a supervisor that this command starts uses the same file.
+        os.environ[CONFIG_VARIABLE] = str(Path(config).absolute())
 
 
 def main(arguments: list[str] | None = None) -> Any:
