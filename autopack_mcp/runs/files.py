@@ -1,7 +1,7 @@
 """Reads, writes and deletes files below one folder without ever following a link out of it, or any link at all.
 
 It owns the way down, name by name from an open folder, so that nothing swapped in meanwhile can divert it; which names
-are welcome is said by ``paths``. The workspace is its only caller; every refusal is worded for the model.
+are welcome is said by ``replies.path_rules``. The workspace is its only caller; every refusal is worded for the model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from autopack_mcp.errors import UnusableReply
-from autopack_mcp.runs.paths import check_path
+from autopack_mcp.replies.path_rules import check_path
 from autopack_mcp.text_safety import visible
 
 

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from autopack_mcp.errors import UnusableReply, WorkspaceError
 from autopack_mcp.replies.edits import FILE_LIMIT_BYTES, DeleteFile, Edit, by_path, edited_text
+from autopack_mcp.replies.path_rules import check_allowed, check_path, is_allowed, matches
 from autopack_mcp.runs.files import delete_file, read_file, write_file
 from autopack_mcp.runs.git import CLONE_TIMEOUT_S, Git, add_lines, commit_of, complaint, run_git
-from autopack_mcp.runs.paths import check_allowed, check_path, is_allowed, matches
 from autopack_mcp.runs.repository import OURS, Repository, trailer_value
 from autopack_mcp.runs.verify import package_settings, reach_of, run_plan_command, shown_output
 from autopack_mcp.sandbox import Sandbox

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopack_mcp.errors import UnusableReply
-from autopack_mcp.runs.paths import check_allowed, check_path, is_allowed
+from autopack_mcp.replies.path_rules import check_allowed, check_path, is_allowed
 
 
 @pytest.mark.parametrize(
