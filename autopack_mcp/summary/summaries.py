@@ -16,6 +16,7 @@ from autopack_mcp.config import ProviderSettings, Settings
 from autopack_mcp.database.engine import Database
 from autopack_mcp.runs.overview import supervisors_known
 from autopack_mcp.summary.context_block import context_block
+from autopack_mcp.summary.kept import KeptAnswers
 from autopack_mcp.summary.run import RunList, RunSummary, run_summary
 from autopack_mcp.summary.run_list import RUNS_SHOWN, current_run, list_runs
 
@@ -46,16 +47,17 @@ class Summaries:
         self._clock = clock
         self._has_key = has_key
         self._unit_price = unit_price
+        self._kept = KeptAnswers(database, clock)
 
     # ── for servers ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def run(self, run_id: str) -> RunSummary:
-        """One run. Raises RunNotFound."""
-        return await self._database.read(self._run, run_id)
+        """One run, the same object as before while nothing has changed. Raises RunNotFound."""
+        return await self._kept.ask(("run", run_id), lambda: self._database.read(self._run, run_id))
 
     async def current(self) -> RunSummary | RunList:
-        """The run that is meant when none is named, or the list of the unfinished ones."""
-        return await self._database.read(self._current)
+        """The run that is meant when none is named, or the list of the unfinished ones; kept as ``run`` is."""
+        return await self._kept.ask("current", lambda: self._database.read(self._current))
 
     async def runs(self, limit: int = RUNS_SHOWN, cursor: str | None = None) -> RunList:
         """Runs, newest first. Raises RequestRefused for a bad limit or cursor."""
