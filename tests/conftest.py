@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from sqlalchemy import Engine, StaticPool, create_engine
 
 from autopack_mcp.clock import ManualClock
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.migrate import open_database
+from autopack_mcp.database.tables import metadata
 from tests.upstream.harness import Upstream, running_upstream, why_it_cannot_run
 
 
@@ -43,6 +45,16 @@ def empty_database_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("database") / "empty.db"
     open_database(f"sqlite:///{file}").close_now()
     return file
+
+
+@pytest.fixture(scope="session")
+def ledger_in_memory() -> Iterator[Engine]:
+    """Every table and no row, in memory: for properties, whose hundreds of examples roll back what they did."""
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    with engine.begin() as connection:
+        metadata.create_all(connection)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture

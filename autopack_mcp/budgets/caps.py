@@ -7,13 +7,13 @@ and the summaries ask for the same scopes, so that they all measure against the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
-from autopack_mcp.budgets.windows import WINDOWS, window_at
 from autopack_mcp.config import ProviderSettings, Settings, Window
 from autopack_mcp.usage.event import Purpose
+from autopack_mcp.usage.windows import WINDOWS, window_at
 
 ScopeKind = Literal["provider", "run", "phase", "role", "global"]
 
@@ -85,6 +85,19 @@ def caps_of_call(settings: Settings, call: CallScope, run_caps: RunCaps, at: dat
 def provider_caps(provider: ProviderSettings, at: datetime) -> tuple[ScopeCap, ...]:
     """The configured windows of one provider, as real (not rehearsed) calls see them."""
     return tuple(_provider_caps(provider, "", at))
+
+
+def cap_in_window_of(cap: ScopeCap, moment: datetime) -> ScopeCap:
+    """The same cap, counting in the window that holds ``moment``; a cap without a window is the same at any time.
+
+    Callers work out their caps before the ledger reads the clock, and midnight may lie in between. What is compared
+    must be the counter that is moved.
+    """
+    if cap.window is None:
+        return cap
+    span = window_at(cap.window, moment)
+    stem, _, _ = cap.scope.rpartition("/")
+    return replace(cap, scope=f"{stem}/{span.label}", resets_at=span.end)
 
 
 def _provider_caps(provider: ProviderSettings, prefix: str, at: datetime) -> Iterator[ScopeCap]:

@@ -1,35 +1,42 @@
 """The ledger: reserve before a call leaves, settle when the truth is known, and never exceed a cap in between.
 
-It owns the counters of ``budget_scopes`` and the life of a reservation (docs/accounting.md): every function here is one
-operation of the writer's transaction, so a crash leaves all of it or nothing. It does not choose models and does not
-know what a call says; ``llm_service`` reserves and settles, the supervisor expires what was lost.
+It owns the life of a reservation (docs/accounting.md): every function here is one operation of the writer's
+transaction, so a crash leaves all of it or nothing. It does not choose models and does not know what a call says;
+``llm_service`` reserves and settles, the supervisor expires what was lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Literal
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Table, and_, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, and_, bindparam, insert, select, update
 
-from autopack_mcp.budgets.caps import CallScope, ScopeCap, scopes_of_call
-from autopack_mcp.budgets.windows import window_at
+from autopack_mcp.budgets.caps import CallScope, ScopeCap, cap_in_window_of, scopes_of_call
+from autopack_mcp.budgets.counters import ScopeUse, locked_uses, move, scope_use
 from autopack_mcp.clock import Clock
+from autopack_mcp.config import NANO_PER_USD
 from autopack_mcp.database.engine import Database
-from autopack_mcp.database.tables import (
-    breaches,
-    budget_scopes,
-    reservations,
-    runs,
-    usage_hours,
-    usage_phases,
-)
-from autopack_mcp.errors import Denial, LeaseLost, UnknownCall, UsageConflict
+from autopack_mcp.database.tables import breaches, reservations, runs
+from autopack_mcp.errors import Denial, ImpossibleTokenCounts, LeaseLost, UnknownCall, UsageConflict
 from autopack_mcp.usage.event import TokenCounts, UsageEvent
 from autopack_mcp.usage.rollup import Charge, book, booked_event, rebook
 
-NANO_PER_CENT = 10_000_000
+__all__ = [
+    "Ledger", "Reservation", "RunFence", "ScopeUse", "book_external", "expire_overdue", "release", "reserve",
+    "scope_use", "settle",
+]  # fmt: skip
+
+
+# Built once: every call passes here, and building a statement costs ten times what running it does.
+_FIND = select(reservations).where(reservations.c.call_id == bindparam("wanted_call")).with_for_update()
+_END = (
+    update(reservations)
+    .where(reservations.c.call_id == bindparam("ended_call"), reservations.c.state == "held")
+    .values(state=bindparam("state"), resolved_at=bindparam("resolved_at"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,9 @@ class Reservation:
     """A promise of tokens to one call. ``bound_*`` are upper bounds; ``bound_nano`` is None when no price is known.
 
     ``lease_s`` is how long after the reservation the call counts as lost: its deadline plus a margin (contract 30).
+
+    Raises:
+        ImpossibleTokenCounts: a bound is negative.
     """
 
     call_id: str
@@ -57,20 +67,15 @@ class Reservation:
     attempt: int | None = None
     category: str | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("bound_input", "bound_output", "bound_nano"):
+            if (getattr(self, name) or 0) < 0:
+                raise ImpossibleTokenCounts(("zero or more", 0), (name, getattr(self, name)))
+
     @property
     def bound_tokens(self) -> int:
         """What the call can weigh at most."""
         return self.bound_input + self.bound_output
-
-
-@dataclass(frozen=True, slots=True)
-class ScopeUse:
-    """One counter as it stands: tokens and nano-dollars that are spent, and that are promised to calls in flight."""
-
-    settled_tokens: int = 0
-    reserved_tokens: int = 0
-    settled_nano: int = 0
-    reserved_nano: int = 0
 
 
 class Ledger:
@@ -86,8 +91,8 @@ class Ledger:
         """Promise tokens to a call in every scope it touches, all or nothing.
 
         Returns:
-            When it was reserved (the moment that decides its windows), or the denial of the first cap that says no,
-            which leaves no trace.
+            When it was reserved (the moment that decides its windows), or the denial of a cap that says no, which
+            leaves no trace. Of several, it is one that waiting for calls in flight cannot help.
 
         Raises:
             LeaseLost: ``fence`` is stale; another process owns the run.
@@ -97,7 +102,8 @@ class Ledger:
     async def settle(self, event: UsageEvent, caps: Sequence[ScopeCap] = ()) -> None:
         """Book the truth about a reserved call and give the rest of its promise back, in one transaction.
 
-        Settling the same call again with the same numbers changes nothing.
+        Settling the same call again with the same token counts changes nothing. A truth that arrives after the lease
+        ended corrects the charge, once. ``caps`` are those that a truth above its promise is measured against.
 
         Raises:
             UnknownCall: it was never reserved. UsageConflict: it is booked with other numbers.
@@ -113,7 +119,11 @@ class Ledger:
         return await self._database.write(expire_overdue, self._clock.now())
 
     def book_external(self, event: UsageEvent, caps: Sequence[ScopeCap]) -> None:
-        """Book a call made elsewhere: no reservation, counted against every cap, a breach when it passes one."""
+        """Book a call made elsewhere: no reservation, counted against every cap, a breach when it passes one.
+
+        Raises:
+            UsageConflict: the call is booked with other numbers, or was reserved here and must be settled.
+        """
         self._database.write_now(book_external, event, tuple(caps), self._clock.now())
 
 
@@ -123,32 +133,34 @@ def reserve(
     """See ``Ledger.reserve``."""
     if fence is not None:
         _check_fence(connection, fence)
-    used = _counters(connection, reservation.scope, caps, now)
-    for cap in caps:
-        denial = _denial(cap, used[cap.scope], reservation)
-        if denial is not None:
-            return denial
-    delta = ScopeUse(reserved_tokens=reservation.bound_tokens, reserved_nano=reservation.bound_nano or 0)
-    _move(connection, scopes_of_call(reservation.scope, now), delta)
-    connection.execute(insert(reservations).values(**_reservation_row(reservation, now)))
+    caps = [cap_in_window_of(cap, now) for cap in caps]
+    uses = locked_uses(connection, reservation.scope, caps, now)
+    denials = [denial for cap in caps for denial in _denials(cap, uses[cap.scope], reservation)]
+    if denials:
+        return min(denials, key=lambda denial: denial.is_due_to_calls_in_flight)
+    promised = ScopeUse(reserved_tokens=reservation.bound_tokens, reserved_nano=reservation.bound_nano or 0)
+    move(connection, scopes_of_call(reservation.scope, now), promised)
+    connection.execute(insert(reservations), _reservation_row(reservation, now))
     return now
 
 
 def settle(connection: Connection, event: UsageEvent, caps: Sequence[ScopeCap], now: datetime) -> None:
     """See ``Ledger.settle``."""
     row = _reservation(connection, event.call_id)
-    event = replace(event, occurred_at=row["reserved_at"])
+    event = _as_reserved(event, row)
     if row["state"] == "held":
         charge = _charge(event, row)
         book(connection, event, charge, now)
-        _resolve(connection, event.call_id, "settled", now)
-        bound = ScopeUse(reserved_tokens=row["bound_input"] + row["bound_output"], reserved_nano=row["bound_nano"] or 0)
-        _move_from_reserved(connection, row, bound, charge)
-        _record_breaches(connection, event.call_id, caps, now)
-    elif row["state"] == "expired":
-        _settle_late(connection, event, row, caps, now)
+        _resolve(connection, row, "settled", charge, now)
+        _record_breaches(connection, event, _excess(charge, _promise(row)), caps, now)
+        return
+    booked = booked_event(connection, event.call_id)
+    if booked is None:
+        raise UsageConflict(event.call_id, "it was released as not billed")
+    if booked[0].status == "expired":
+        _correct(connection, booked, event, _charge(event, row), caps, now)
     else:
-        _check_same(connection, event)
+        _check_same(event, booked[0])
 
 
 def release(connection: Connection, call_id: str, now: datetime) -> bool:
@@ -156,9 +168,8 @@ def release(connection: Connection, call_id: str, now: datetime) -> bool:
     row = _reservation(connection, call_id)
     if row["state"] != "held":
         return False
-    bound = ScopeUse(reserved_tokens=row["bound_input"] + row["bound_output"], reserved_nano=row["bound_nano"] or 0)
-    _move_from_reserved(connection, row, bound, Charge(0, 0))
-    return _resolve(connection, call_id, "released", now)
+    _resolve(connection, row, "released", Charge(0, 0), now)
+    return True
 
 
 def expire_overdue(connection: Connection, now: datetime) -> int:
@@ -166,32 +177,23 @@ def expire_overdue(connection: Connection, now: datetime) -> int:
     overdue = and_(reservations.c.state == "held", reservations.c.lease_expires_at < now)
     rows = connection.execute(select(reservations).where(overdue).order_by(reservations.c.call_id)).mappings().all()
     for row in rows:
-        charge = Charge(row["bound_input"] + row["bound_output"], row["bound_nano"] or 0)
-        book(connection, _expired_event(row), charge, now)
-        _resolve(connection, row["call_id"], "expired", now)
-        bound = ScopeUse(reserved_tokens=charge.tokens, reserved_nano=charge.nano_usd)
-        _move_from_reserved(connection, row, bound, charge)
+        book(connection, _expired_event(row), _promise(row), now)
+        _resolve(connection, row, "expired", _promise(row), now)
     return len(rows)
 
 
 def book_external(connection: Connection, event: UsageEvent, caps: Sequence[ScopeCap], now: datetime) -> None:
     """See ``Ledger.book_external``; idempotent on ``call_id``."""
-    if booked_event(connection, event.call_id) is not None:
-        _check_same(connection, event)
+    booked = booked_event(connection, event.call_id)
+    if booked is not None:
+        _check_same(event, booked[0])
         return
+    if _found_reservation(connection, event.call_id) is not None:
+        raise UsageConflict(event.call_id, "it was reserved here, so only a settle can book it")
     charge = Charge(event.counts.total, event.cost_nano or 0)
-    scope = CallScope(event.provider, event.role, event.purpose, event.run_id, event.phase_id)
-    _counters(connection, scope, caps, event.occurred_at)
     book(connection, event, charge, now)
-    _move(connection, scopes_of_call(scope, event.occurred_at),
-          ScopeUse(settled_tokens=charge.tokens, settled_nano=charge.nano_usd))  # fmt: skip
-    _record_breaches(connection, event.call_id, caps, now)
-
-
-def scope_use(connection: Connection, scope: CallScope, cap: ScopeCap, at: datetime) -> ScopeUse:
-    """How far one cap is used, from its counter, or from the ledger when no call has touched the counter yet."""
-    row = connection.execute(select(budget_scopes).where(budget_scopes.c.scope == cap.scope)).mappings().first()
-    return _seed(connection, scope, cap, at) if row is None else _use(row)
+    _move_settled(connection, event, charge)
+    _record_breaches(connection, event, charge, caps, now)
 
 
 def _check_fence(connection: Connection, fence: RunFence) -> None:
@@ -200,197 +202,177 @@ def _check_fence(connection: Connection, fence: RunFence) -> None:
         raise LeaseLost(fence.run_id)
 
 
-def _counters(connection: Connection, scope: CallScope, caps: Sequence[ScopeCap], at: datetime) -> dict[str, ScopeUse]:
-    """Every capped counter of a call, created from the ledger at its first use and locked until the commit."""
-    names = sorted({cap.scope for cap in caps})
-    found = select(budget_scopes).where(budget_scopes.c.scope.in_(names)).order_by(budget_scopes.c.scope)
-    uses = {row["scope"]: _use(row) for row in connection.execute(found.with_for_update()).mappings()}
-    for cap in caps:
-        if cap.scope not in uses:
-            uses[cap.scope] = _seed(connection, scope, cap, at)
-            _insert_counter(connection, cap.scope, uses[cap.scope])
-    return uses
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """One cap in one of its units, against its counter."""
+
+    unit: Literal["tokens", "nano_usd"]
+    allowance: int
+    used: int
+    in_flight: int
 
 
-def _insert_counter(connection: Connection, name: str, use: ScopeUse) -> None:
-    connection.execute(
-        insert(budget_scopes).values(
-            scope=name,
-            settled_tokens=use.settled_tokens,
-            reserved_tokens=use.reserved_tokens,
-            settled_nano=use.settled_nano,
-            reserved_nano=use.reserved_nano,
-        )
-    )
-
-
-def _denial(cap: ScopeCap, use: ScopeUse, call: Reservation) -> Denial | None:
+def _measures(cap: ScopeCap, use: ScopeUse) -> Iterator[_Measure]:
     if cap.allowance_tokens is not None:
-        used, wanted = use.settled_tokens + use.reserved_tokens, call.bound_tokens
-        if used + wanted > cap.allowance_tokens:
-            why = (
-                f"{cap.label[:1].upper()}{cap.label[1:]} is {cap.allowance_tokens:,} tokens: {used:,} are used"
-                f" ({use.reserved_tokens:,} of them by calls in flight) and this call may need {wanted:,}."
-            )
-            return Denial(cap.scope, "tokens", used, use.reserved_tokens, wanted, cap.allowance_tokens, cap.resets_at, why)  # fmt: skip
+        yield _Measure("tokens", cap.allowance_tokens, use.used_tokens, use.reserved_tokens)
     if cap.allowance_nano is not None:
-        return _dollar_denial(cap, cap.allowance_nano, use, call)
-    return None
+        yield _Measure("nano_usd", cap.allowance_nano, use.used_nano, use.reserved_nano)
 
 
-def _dollar_denial(cap: ScopeCap, allowance: int, use: ScopeUse, call: Reservation) -> Denial | None:
-    used = use.settled_nano + use.reserved_nano
-    if call.bound_nano is None:
-        why = (
-            f"{cap.label} is in dollars and the price of {call.model!r} is unknown: nothing can be promised."
-            " Give it a price: in models.yaml."
-        )
-        return Denial(cap.scope, "nano_usd", used, 0, allowance + 1, allowance, cap.resets_at, why)
-    if used + call.bound_nano <= allowance:
-        return None
-    why = (
-        f"{cap.label} is {_dollars(allowance)}: {_dollars(used)} are used and this call may cost"
-        f" {_dollars(call.bound_nano)}."
-    )
-    return Denial(cap.scope, "nano_usd", used, use.reserved_nano, call.bound_nano, allowance, cap.resets_at, why)
+def _denials(cap: ScopeCap, use: ScopeUse, call: Reservation) -> Iterator[Denial]:
+    for measure in _measures(cap, use):
+        wanted = call.bound_tokens if measure.unit == "tokens" else call.bound_nano
+        if wanted is None:
+            why = (
+                f"the price of {call.model!r} is unknown, so nothing can be promised. Give it a price: in models.yaml."
+            )
+            # More than the whole allowance, so that nobody waits for calls in flight.
+            wanted = measure.allowance + 1
+        else:
+            why = (
+                f"{_amount(measure.unit, measure.used)} are used ({_amount(measure.unit, measure.in_flight)} of it by"
+                f" calls in flight) and this call may need {_amount(measure.unit, wanted)}."
+            )
+        if measure.used + wanted > measure.allowance:
+            yield Denial(
+                scope=cap.scope,
+                unit=measure.unit,
+                used=measure.used,
+                in_flight=measure.in_flight,
+                wanted=wanted,
+                allowance=measure.allowance,
+                resets_at=cap.resets_at,
+                why=f"{_cap_in_words(cap, measure)}: {why}",
+            )
 
 
-def _dollars(nano: int) -> str:
-    return f"${nano / NANO_PER_CENT / 100:,.4f}"
+def _cap_in_words(cap: ScopeCap, measure: _Measure) -> str:
+    return f"{cap.label[:1].upper()}{cap.label[1:]} is {_amount(measure.unit, measure.allowance)}"
 
 
-def _move(connection: Connection, names: Sequence[str], delta: ScopeUse) -> None:
-    """Add ``delta`` to every counter of these names that exists; one that does not is made from the ledger later."""
-    connection.execute(
-        update(budget_scopes)
-        .where(budget_scopes.c.scope.in_(names))
-        .values(
-            settled_tokens=budget_scopes.c.settled_tokens + delta.settled_tokens,
-            reserved_tokens=budget_scopes.c.reserved_tokens + delta.reserved_tokens,
-            settled_nano=budget_scopes.c.settled_nano + delta.settled_nano,
-            reserved_nano=budget_scopes.c.reserved_nano + delta.reserved_nano,
-        )
-    )
+def _amount(unit: str, count: int) -> str:
+    return f"{count:,} tokens" if unit == "tokens" else f"${count / NANO_PER_USD:,.4f}"
 
 
-def _move_from_reserved(connection: Connection, row: RowMapping, bound: ScopeUse, charge: Charge) -> None:
-    # In the windows of the reservation, even when the call ends after midnight (contract 15).
-    names = scopes_of_call(_scope_of(row), row["reserved_at"])
-    delta = ScopeUse(charge.tokens, -bound.reserved_tokens, charge.nano_usd, -bound.reserved_nano)
-    _move(connection, names, delta)
-
-
-def _seed(connection: Connection, scope: CallScope, cap: ScopeCap, at: datetime) -> ScopeUse:
-    """What a counter must start from so that it equals the ledger: settled events and reservations still held."""
-    if cap.kind == "run":
-        spent, held = usage_phases.c.run_id == scope.run_id, reservations.c.run_id == scope.run_id
-        return _sum_up(connection, usage_phases, spent, held)
-    assert cap.window is not None, "only provider windows and runs have caps"
-    span = window_at(cap.window, at)
-    # Also a rehearsal's shadow starts from the real use of its windows (contract 17).
-    spent = and_(
-        usage_hours.c.provider == cap.provider,
-        usage_hours.c.hour_start >= span.start,
-        usage_hours.c.hour_start < span.end,
-        usage_hours.c.purpose != "rehearsal",
-    )
-    held = and_(
-        reservations.c.provider == cap.provider,
-        reservations.c.reserved_at >= span.start,
-        reservations.c.reserved_at < span.end,
-        reservations.c.purpose != "rehearsal",
-    )
-    return _sum_up(connection, usage_hours, spent, held)
-
-
-def _sum_up(connection: Connection, table: Table, spent: ColumnElement[bool], held: ColumnElement[bool]) -> ScopeUse:
-    settled = connection.execute(
-        select(func.coalesce(func.sum(table.c.charged_tokens), 0), func.coalesce(func.sum(table.c.charged_nano), 0))
-        .where(spent)
-    ).one()  # fmt: skip
-    bound = reservations.c.bound_input + reservations.c.bound_output
-    reserved = connection.execute(
-        select(func.coalesce(func.sum(bound), 0), func.coalesce(func.sum(reservations.c.bound_nano), 0))
-        .where(reservations.c.state == "held", held)
-    ).one()  # fmt: skip
-    return ScopeUse(int(settled[0]), int(reserved[0]), int(settled[1]), int(reserved[1]))
-
-
-def _use(row: RowMapping) -> ScopeUse:
-    return ScopeUse(row["settled_tokens"], row["reserved_tokens"], row["settled_nano"], row["reserved_nano"])
+def _promise(row: RowMapping) -> Charge:
+    return Charge(row["bound_input"] + row["bound_output"], row["bound_nano"] or 0)
 
 
 def _charge(event: UsageEvent, row: RowMapping) -> Charge:
     """What a settled call weighs: its truth, or its whole promise while only a lower bound of the truth is known."""
-    bound_tokens, bound_nano = row["bound_input"] + row["bound_output"], row["bound_nano"] or 0
+    promise = _promise(row)
     if event.usage_source == "provider":
-        return Charge(event.counts.total, event.cost_nano if event.cost_nano is not None else bound_nano)
-    return Charge(max(bound_tokens, event.counts.total), max(bound_nano, event.cost_nano or 0))
+        return Charge(event.counts.total, promise.nano_usd if event.cost_nano is None else event.cost_nano)
+    return Charge(max(promise.tokens, event.counts.total), max(promise.nano_usd, event.cost_nano or 0))
 
 
-def _settle_late(
-    connection: Connection, event: UsageEvent, row: RowMapping, caps: Sequence[ScopeCap], now: datetime
+def _excess(charge: Charge, before: Charge) -> Charge:
+    return Charge(charge.tokens - before.tokens, charge.nano_usd - before.nano_usd)
+
+
+def _as_reserved(event: UsageEvent, row: RowMapping) -> UsageEvent:
+    # What was promised decides who pays and in which window, even when the call ends after midnight (contract 15):
+    # otherwise the sums of the events and the counters would disagree.
+    return replace(
+        event,
+        provider=row["provider"],
+        role=row["role"],
+        purpose=row["purpose"],
+        run_id=row["run_id"],
+        phase_id=row["phase_id"],
+        occurred_at=row["reserved_at"],
+    )
+
+
+def _correct(
+    connection: Connection,
+    booked: tuple[UsageEvent, Charge],
+    event: UsageEvent,
+    charge: Charge,
+    caps: Sequence[ScopeCap],
+    now: datetime,
 ) -> None:
     """A truth that arrives after the lease ended corrects the charge once, down or up."""
-    booked = booked_event(connection, event.call_id)
-    assert booked is not None, "an expired reservation always has its event"
-    old, old_charge = booked
-    if old.status != "expired":
-        _check_same(connection, event)
+    expired, expired_charge = booked
+    rebook(connection, expired, expired_charge, event, charge, now)
+    excess = _excess(charge, expired_charge)
+    _move_settled(connection, event, excess)
+    _record_breaches(connection, event, excess, caps, now)
+
+
+def _check_same(event: UsageEvent, booked: UsageEvent) -> None:
+    # The cost is not compared: a price list may have been updated between two reports of one truth.
+    if booked.counts != event.counts:
+        raise UsageConflict(event.call_id, f"{booked.counts.total} tokens before, {event.counts.total} now")
+
+
+def _record_breaches(
+    connection: Connection, event: UsageEvent, excess: Charge, caps: Sequence[ScopeCap], now: datetime
+) -> None:
+    """Write down every cap that stands exceeded by a booking nobody could deny: ``excess`` over what was promised.
+
+    A booking within its promise breaks nothing, also when the cap was lowered in the meantime.
+    """
+    if excess.tokens <= 0 and excess.nano_usd <= 0:
         return
-    charge = _charge(event, row)
-    rebook(connection, old, old_charge, event, charge, now)
-    delta = ScopeUse(charge.tokens - old_charge.tokens, 0, charge.nano_usd - old_charge.nano_usd, 0)
-    _move(connection, scopes_of_call(_scope_of(row), row["reserved_at"]), delta)
-    _record_breaches(connection, event.call_id, caps, now)
-
-
-def _check_same(connection: Connection, event: UsageEvent) -> None:
-    booked = booked_event(connection, event.call_id)
-    if booked is None:
-        raise UsageConflict(event.call_id, "it was released as not billed")
-    if booked[0].counts != event.counts:
-        raise UsageConflict(event.call_id, f"{booked[0].counts.total} tokens before, {event.counts.total} now")
-
-
-def _record_breaches(connection: Connection, call_id: str, caps: Sequence[ScopeCap], now: datetime) -> None:
-    """Write down every cap that stands exceeded after a booking nobody could deny."""
+    caps = [cap_in_window_of(cap, event.occurred_at) for cap in caps]
+    uses = locked_uses(connection, _scope_of_event(event), caps, event.occurred_at)
     for cap in caps:
-        found = select(budget_scopes).where(budget_scopes.c.scope == cap.scope)
-        row = connection.execute(found).mappings().first()
-        if row is None:
-            continue
-        use = _use(row)
-        measured = (
-            ("tokens", use.settled_tokens + use.reserved_tokens, cap.allowance_tokens),
-            ("nano_usd", use.settled_nano + use.reserved_nano, cap.allowance_nano),
+        for measure in _measures(cap, uses[cap.scope]):
+            added = excess.tokens if measure.unit == "tokens" else excess.nano_usd
+            if added > 0 and measure.used > measure.allowance:
+                _insert_breach(connection, cap, measure, event.call_id, added, now)
+
+
+def _insert_breach(
+    connection: Connection, cap: ScopeCap, measure: _Measure, call_id: str, added: int, now: datetime
+) -> None:
+    why = (
+        f"{_cap_in_words(cap, measure)}: {_amount(measure.unit, measure.used)} are used, {_amount(measure.unit, added)}"
+        " of it by a call that could not be denied."
+    )
+    connection.execute(
+        insert(breaches).values(
+            scope=cap.scope,
+            unit=measure.unit,
+            call_id=call_id,
+            allowance=measure.allowance,
+            used=measure.used,
+            occurred_at=now,
+            why=why,
         )
-        for unit, used, allowance in measured:
-            if allowance is not None and used > allowance:
-                why = f"{cap.label}: {used} {unit} used of {allowance} after a booking that could not be denied."
-                connection.execute(
-                    insert(breaches).values(scope=cap.scope, unit=unit, call_id=call_id, allowance=allowance,
-                                            used=used, occurred_at=now, why=why)
-                )  # fmt: skip
+    )
+
+
+def _found_reservation(connection: Connection, call_id: str) -> RowMapping | None:
+    return connection.execute(_FIND, {"wanted_call": call_id}).mappings().first()
 
 
 def _reservation(connection: Connection, call_id: str) -> RowMapping:
-    found = select(reservations).where(reservations.c.call_id == call_id).with_for_update()
-    row = connection.execute(found).mappings().first()
+    row = _found_reservation(connection, call_id)
     if row is None:
         raise UnknownCall(call_id)
     return row
 
 
-def _resolve(connection: Connection, call_id: str, state: str, now: datetime) -> bool:
-    held = and_(reservations.c.call_id == call_id, reservations.c.state == "held")
-    done = connection.execute(update(reservations).where(held).values(state=state, resolved_at=now))
+def _resolve(connection: Connection, row: RowMapping, state: str, charge: Charge, now: datetime) -> None:
+    """End a held reservation: its promise leaves the counters of its own windows, ``charge`` enters them."""
+    end = {"ended_call": row["call_id"], "state": state, "resolved_at": now}
+    done = connection.execute(_END, end)
     assert done.rowcount == 1, "the row was read as held in this transaction"
-    return True
+    scope = CallScope(row["provider"], row["role"], row["purpose"], row["run_id"], row["phase_id"])
+    promise = _promise(row)
+    delta = ScopeUse(charge.tokens, -promise.tokens, charge.nano_usd, -promise.nano_usd)
+    move(connection, scopes_of_call(scope, row["reserved_at"]), delta)
 
 
-def _scope_of(row: RowMapping) -> CallScope:
-    return CallScope(row["provider"], row["role"], row["purpose"], row["run_id"], row["phase_id"])
+def _move_settled(connection: Connection, event: UsageEvent, delta: Charge) -> None:
+    names = scopes_of_call(_scope_of_event(event), event.occurred_at)
+    move(connection, names, ScopeUse(settled_tokens=delta.tokens, settled_nano=delta.nano_usd))
+
+
+def _scope_of_event(event: UsageEvent) -> CallScope:
+    return CallScope(event.provider, event.role, event.purpose, event.run_id, event.phase_id)
 
 
 def _reservation_row(reservation: Reservation, now: datetime) -> dict[str, object]:

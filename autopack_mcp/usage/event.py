@@ -36,8 +36,15 @@ class TokenCounts:
     reasoning: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("uncached_input", "cache_read", "cache_write_5m", "cache_write_1h", "cache_write_other", "output",
-                     "reasoning"):
+        for name in (
+            "uncached_input",
+            "cache_read",
+            "cache_write_5m",
+            "cache_write_1h",
+            "cache_write_other",
+            "output",
+            "reasoning",
+        ):
             if getattr(self, name) < 0:
                 raise ImpossibleTokenCounts(("zero or more", 0), (name, getattr(self, name)))
         if self.reasoning > self.output:
@@ -99,6 +106,9 @@ class UsageEvent:
 
     ``cost_nano`` is integer nano-dollars and None when no price is known (shown as "unpriced", never as 0).
     ``lines`` has more than one entry only when one call billed several models.
+
+    Raises:
+        ImpossibleTokenCounts: the cost is negative.
     """
 
     call_id: str
@@ -125,3 +135,7 @@ class UsageEvent:
     lines: tuple[UsageLine, ...] = ()
     error: str | None = None
     started_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if self.cost_nano is not None and self.cost_nano < 0:
+            raise ImpossibleTokenCounts(("zero or more", 0), ("cost_nano", self.cost_nano))

@@ -1,18 +1,19 @@
 """Books one usage event with its sums, in the caller's transaction: the row, its lines, the hour and the phase.
 
-It owns the arithmetic of the derived tables, so that they equal the sum of the events at every commit; it decides nothing
-and checks no cap. The ledger is its caller; ``usage_hours`` and ``usage_phases`` can be rebuilt from the events.
+It owns the arithmetic of the derived tables, so that they equal the sum of the events at every commit; it decides
+nothing and checks no cap. The ledger is its caller. ``usage_hours`` and ``usage_phases`` can be rebuilt from events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import cache
+from importlib import import_module
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Executable, Table, delete, insert, select, update
 
 from autopack_mcp.database.tables import usage_events, usage_hours, usage_lines, usage_phases
 from autopack_mcp.usage.event import TokenCounts, UsageEvent
@@ -35,8 +36,8 @@ class Charge:
 
 
 def book(connection: Connection, event: UsageEvent, charge: Charge, recorded_at: datetime) -> None:
-    """Insert the event and add it to every sum."""
-    connection.execute(insert(usage_events).values(**_event_row(event, charge, recorded_at)))
+    """Insert the event and add it to every sum; the caller has made sure that the call is not booked yet."""
+    connection.execute(insert(usage_events), _event_row(event, charge, recorded_at))
     _insert_lines(connection, event)
     _add_to_sums(connection, event, _sums_of(event, charge))
 
@@ -46,6 +47,7 @@ def rebook(connection: Connection, old: UsageEvent, old_charge: Charge, new: Usa
     """Replace a booked event by a later truth about the same call, sums included."""
     minus = {name: -value for name, value in _sums_of(old, old_charge).items()}
     _add_to_sums(connection, old, minus)
+    _drop_empty_sums(connection, old)
     same_call = usage_events.c.call_id == new.call_id
     connection.execute(update(usage_events).where(same_call).values(**_event_row(new, charge, recorded_at)))
     connection.execute(delete(usage_lines).where(usage_lines.c.call_id == new.call_id))
@@ -108,16 +110,33 @@ def _sums_of(event: UsageEvent, charge: Charge) -> dict[str, int]:
     }
 
 
-def _add_to_sums(connection: Connection, event: UsageEvent, sums: Mapping[str, int]) -> None:
-    hour = event.occurred_at.replace(minute=0, second=0, microsecond=0)
+def _keys_of(event: UsageEvent) -> Iterator[tuple[Table, dict[str, Any]]]:
+    # In UTC before the minutes go: hours of a zone like +05:30 do not begin when ours do.
+    hour = event.occurred_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     common = {"purpose": event.purpose, "provider": event.provider, "model": event.model, "role": event.role}
-    _add(connection, usage_hours, {**common, "hour_start": hour, "category": event.category or ""}, sums)
+    yield usage_hours, {**common, "hour_start": hour, "category": event.category or ""}
     if event.run_id is not None:
-        _add(connection, usage_phases, {**common, "run_id": event.run_id, "phase_id": event.phase_id or ""}, sums)
+        yield usage_phases, {**common, "run_id": event.run_id, "phase_id": event.phase_id or ""}
 
 
-def _add(connection: Connection, table: Table, key: Mapping[str, Any], sums: Mapping[str, int]) -> None:
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    row = dialect.insert(table).values(**key, **sums)
+def _add_to_sums(connection: Connection, event: UsageEvent, sums: Mapping[str, int]) -> None:
+    for table, key in _keys_of(event):
+        connection.execute(_adding_to(table, connection.dialect.name), {**key, **sums})
+
+
+def _drop_empty_sums(connection: Connection, event: UsageEvent) -> None:
+    # A later truth may name another model; a row that counts nothing any more would not come out of a rebuild.
+    for table, key in _keys_of(event):
+        same_key = [table.c[name] == value for name, value in key.items()]
+        connection.execute(delete(table).where(*same_key, table.c.calls == 0))
+
+
+@cache
+def _adding_to(table: Table, dialect_name: str) -> Executable:
+    """Insert a row of sums or add it to the one with its key. Built once: building it costs ten times what it runs."""
+    # Only the dialect in use is loaded: PostgreSQL's costs a third of what `autopack-mcp status` may take to start.
+    dialect = import_module(f"sqlalchemy.dialects.{dialect_name}")
+    row = dialect.insert(table)
     added = {name: table.c[name] + row.excluded[name] for name in _SUMS}
-    connection.execute(row.on_conflict_do_update(index_elements=list(key), set_=added))
+    statement: Executable = row.on_conflict_do_update(index_elements=list(table.primary_key), set_=added)
+    return statement

@@ -1,0 +1,163 @@
+"""The counters behind every cap: one row per scope, with what is settled and what is reserved.
+
+It owns ``budget_scopes``: a row is made from the ledger when a cap first asks for it and moves with every booking from
+then on. It compares nothing and denies nothing. The ledger moves the counters; whoever shows a cap reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from operator import eq, ne
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, Table, and_, bindparam, func, insert, select, update
+
+from autopack_mcp.budgets.caps import CallScope, ScopeCap
+from autopack_mcp.database.tables import budget_scopes, reservations, usage_events, usage_hours, usage_phases
+from autopack_mcp.usage.windows import WindowSpan, window_at
+
+_COLUMNS = ("settled_tokens", "reserved_tokens", "settled_nano", "reserved_nano")
+
+# Built once: every call passes here twice, and building a statement costs ten times what running it does.
+_ONE = select(budget_scopes).where(budget_scopes.c.scope == bindparam("name"))
+_MANY = budget_scopes.c.scope.in_(bindparam("names", expanding=True))
+# In order of scope, because PostgreSQL locks the rows one by one and must never deadlock.
+_LOCK = select(budget_scopes).where(_MANY).order_by(budget_scopes.c.scope).with_for_update()
+_MOVE = (
+    update(budget_scopes)
+    .where(_MANY)
+    .values({column: budget_scopes.c[column] + bindparam(f"delta_{column}") for column in _COLUMNS})
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeUse:
+    """One counter as it stands: tokens and nano-dollars that are spent, and that are promised to calls in flight."""
+
+    settled_tokens: int = 0
+    reserved_tokens: int = 0
+    settled_nano: int = 0
+    reserved_nano: int = 0
+
+    @property
+    def used_tokens(self) -> int:
+        """What no other call may have."""
+        return self.settled_tokens + self.reserved_tokens
+
+    @property
+    def used_nano(self) -> int:
+        """What no other call may have, in nano-dollars."""
+        return self.settled_nano + self.reserved_nano
+
+
+def scope_use(connection: Connection, scope: CallScope, cap: ScopeCap, at: datetime) -> ScopeUse:
+    """How far one cap is used, from its counter, or from the ledger when no call has touched the counter yet.
+
+    ``at`` is a moment in the cap's window; ``scope`` says whose calls count (its provider, its run, whether rehearsed).
+    """
+    row = connection.execute(_ONE, {"name": cap.scope}).mappings().first()
+    return _seed(connection, scope, cap, at) if row is None else _use(row)
+
+
+def locked_uses(
+    connection: Connection, scope: CallScope, caps: Iterable[ScopeCap], at: datetime
+) -> dict[str, ScopeUse]:
+    """Every capped counter of a call by scope, created from the ledger at its first use and locked until the commit."""
+    by_scope = {cap.scope: cap for cap in caps}
+    if not by_scope:
+        return {}
+    uses = {row["scope"]: _use(row) for row in connection.execute(_LOCK, {"names": sorted(by_scope)}).mappings()}
+    for name in sorted(by_scope.keys() - uses.keys()):
+        uses[name] = _seed(connection, scope, by_scope[name], at)
+        _insert(connection, name, uses[name])
+    return uses
+
+
+def move(connection: Connection, names: Sequence[str], delta: ScopeUse) -> None:
+    """Add ``delta`` to every counter of these names that exists; one that does not is made from the ledger later."""
+    connection.execute(_MOVE, {"names": names, **_by_column(delta, "delta_")})
+
+
+def _use(row: RowMapping) -> ScopeUse:
+    return ScopeUse(row["settled_tokens"], row["reserved_tokens"], row["settled_nano"], row["reserved_nano"])
+
+
+def _insert(connection: Connection, name: str, use: ScopeUse) -> None:
+    connection.execute(insert(budget_scopes), {"scope": name, **_by_column(use)})
+
+
+def _by_column(use: ScopeUse, prefix: str = "") -> dict[str, int]:
+    return {f"{prefix}{column}": getattr(use, column) for column in _COLUMNS}
+
+
+def _seed(connection: Connection, scope: CallScope, cap: ScopeCap, at: datetime) -> ScopeUse:
+    """What a counter must start from so that it equals the ledger: settled events and reservations still held."""
+    if cap.kind == "run":
+        return _run_use(connection, scope)
+    assert cap.window is not None, "only provider windows and runs have caps"
+    span = window_at(cap.window, at)
+    real = _window_use(connection, scope.provider, span)
+    if scope.purpose != "rehearsal":
+        return real
+    # A rehearsal's shadow starts from the real use of its window (contract 17). Real calls still in flight will never
+    # be given back here, so for the shadow they are as good as spent.
+    own = _rehearsed_use(connection, scope, span)
+    return ScopeUse(
+        real.used_tokens + own.settled_tokens, own.reserved_tokens, real.used_nano + own.settled_nano, own.reserved_nano
+    )
+
+
+def _run_use(connection: Connection, scope: CallScope) -> ScopeUse:
+    is_counted = eq if scope.purpose == "rehearsal" else ne
+    spent = and_(usage_phases.c.run_id == scope.run_id, is_counted(usage_phases.c.purpose, "rehearsal"))
+    held = and_(reservations.c.run_id == scope.run_id, is_counted(reservations.c.purpose, "rehearsal"))
+    return _sum_up(connection, usage_phases, spent, held)
+
+
+def _window_use(connection: Connection, provider: str, span: WindowSpan) -> ScopeUse:
+    spent = and_(
+        usage_hours.c.provider == provider,
+        usage_hours.c.hour_start >= span.start,
+        usage_hours.c.hour_start < span.end,
+        usage_hours.c.purpose != "rehearsal",
+    )
+    held = and_(_held_in(provider, span), reservations.c.purpose != "rehearsal")
+    return _sum_up(connection, usage_hours, spent, held)
+
+
+def _rehearsed_use(connection: Connection, scope: CallScope, span: WindowSpan) -> ScopeUse:
+    spent = and_(
+        usage_events.c.run_id.is_not_distinct_from(scope.run_id),
+        usage_events.c.purpose == "rehearsal",
+        usage_events.c.provider == scope.provider,
+        usage_events.c.occurred_at >= span.start,
+        usage_events.c.occurred_at < span.end,
+    )
+    held = and_(
+        _held_in(scope.provider, span),
+        reservations.c.run_id.is_not_distinct_from(scope.run_id),
+        reservations.c.purpose == "rehearsal",
+    )
+    return _sum_up(connection, usage_events, spent, held)
+
+
+def _held_in(provider: str, span: WindowSpan) -> ColumnElement[bool]:
+    return and_(
+        reservations.c.provider == provider,
+        reservations.c.reserved_at >= span.start,
+        reservations.c.reserved_at < span.end,
+    )
+
+
+def _sum_up(connection: Connection, table: Table, spent: ColumnElement[bool], held: ColumnElement[bool]) -> ScopeUse:
+    settled = connection.execute(
+        select(func.coalesce(func.sum(table.c.charged_tokens), 0), func.coalesce(func.sum(table.c.charged_nano), 0))
+        .where(spent)
+    ).one()  # fmt: skip
+    bound = reservations.c.bound_input + reservations.c.bound_output
+    reserved = connection.execute(
+        select(func.coalesce(func.sum(bound), 0), func.coalesce(func.sum(reservations.c.bound_nano), 0))
+        .where(reservations.c.state == "held", held)
+    ).one()  # fmt: skip
+    return ScopeUse(int(settled[0]), int(reserved[0]), int(settled[1]), int(reserved[1]))
