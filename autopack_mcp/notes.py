@@ -1,16 +1,20 @@
 """A person's words to a run: rows that every later prompt quotes, and an append-only file beside the work.
 
-It owns the ``notes`` table and ``<workspace>/.autopack/human_notes.md``: what a tool or the command line adds is appended
-there, what a hand adds there becomes a row. It never rewrites the file, so two writers can append at once.
+It owns the ``notes`` table and ``<workspace>/.autopack/human_notes.md``: what a tool or the command line adds is
+appended there, what a hand adds there becomes a row. It never rewrites the file, so two writers can append at once, and
+it never reads or writes through a link. The tools, the command line and the executor call it.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,11 +28,15 @@ from autopack_mcp.text_safety import visible
 
 NOTE_LIMIT = 4_000  # Characters of one note: it enters every later prompt, and is paid for each time.
 FILE_LIMIT_BYTES = 256 * 1024  # A notes file beyond this is not read; somebody pasted something else.
-_OUR_LINE = re.compile(r"^- \[\d{4}-\d\d-\d\dT[\d:]+Z\] \(note (\d+), ")
+_OUR_LINE = re.compile(r"- \[\d{4}-\d\d-\d\dT[\d:]+Z\] \(note (\d+), ")
+_MORE = "  | "  # Begins every further line of a note of ours, so that it is not taken for one that somebody added.
 _HEADER = (
     "# Notes to this run\n\n"
     "A line you add below becomes a note: every later prompt of the run will quote it.\n\n"
 )  # fmt: skip
+
+# What opening a link, a folder or nothing at all says.
+_NOT_A_FILE = frozenset({errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENXIO, errno.EMLINK})
 
 Source = Literal["tool", "cli", "file"]
 
@@ -68,7 +76,7 @@ def checked_note(text: str) -> str:
             f"The note has {len(stripped)} characters, the limit is {NOTE_LIMIT}.",
             hint="It enters every later prompt; say it shorter, or commit a document and name its path.",
         )
-    return visible(stripped, NOTE_LIMIT)
+    return visible(stripped, NOTE_LIMIT, multiline=True)
 
 
 def add_note(connection: Connection, run_id: str, text: str, source: Source, author: str, at: datetime) -> int:
@@ -108,10 +116,9 @@ def mark_delivered(connection: Connection, note_ids: Sequence[int], phase_id: st
 
 
 def read_lines(file: Path) -> tuple[str, ...]:
-    """The lines of a notes file; none when it is absent, a link, or longer than ``FILE_LIMIT_BYTES``."""
-    if not file.is_file() or file.is_symlink() or file.stat().st_size > FILE_LIMIT_BYTES:
-        return ()
-    return tuple(file.read_text(encoding="utf-8", errors="replace").splitlines())
+    """The lines of a notes file; none when it is absent, reached by a link, or longer than ``FILE_LIMIT_BYTES``."""
+    with _opened(file, os.O_RDONLY) as descriptor:
+        return () if descriptor is None else _lines(descriptor)
 
 
 def adopt_lines(connection: Connection, run_id: str, lines: Sequence[str], at: datetime) -> int:
@@ -122,12 +129,29 @@ def adopt_lines(connection: Connection, run_id: str, lines: Sequence[str], at: d
     return sum(_adopt(connection, run_id, key, text, at) for key, text in hand_written(lines))
 
 
-def append_missing(file: Path, known: Sequence[Note]) -> None:
-    """Append the notes in force that came from elsewhere and do not stand in the file yet; make the file if need be."""
-    written = {int(match[1]) for line in read_lines(file) if (match := _OUR_LINE.match(line))}
-    missing = [note for note in known if _belongs_in_file(note, written)]
-    if missing or not file.exists():
-        _append(file, "".join(_line(note) for note in missing))
+def append_missing(file: Path, known: Sequence[Note]) -> bool:
+    """Append the notes in force that came from elsewhere and do not stand in the file yet; make the file if need be.
+
+    False when the file cannot be used and was left alone: there is no workspace, it or its folder is a link, or it is
+    longer than ``FILE_LIMIT_BYTES``. The notes are in force all the same.
+    """
+    with suppress(FileExistsError, FileNotFoundError):
+        file.parent.mkdir()
+    with _opened(file, os.O_RDWR | os.O_CREAT | os.O_APPEND) as descriptor:
+        if descriptor is None:
+            return False
+        # Locked from the look to the write: of two of our processes the second sees what the first has written.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        size = os.fstat(descriptor).st_size
+        if size > FILE_LIMIT_BYTES:
+            return False
+        _append(descriptor, size, _missing(_lines(descriptor), known))
+    return True
+
+
+def _missing(lines: Sequence[str], known: Sequence[Note]) -> str:
+    written = {int(match[1]) for line in lines if (match := _OUR_LINE.match(line))}
+    return "".join(_line(note) for note in known if _belongs_in_file(note, written))
 
 
 def _belongs_in_file(note: Note, written: set[int]) -> bool:
@@ -135,13 +159,14 @@ def _belongs_in_file(note: Note, written: set[int]) -> bool:
 
 
 def hand_written(lines: Sequence[str]) -> list[tuple[str, str]]:
-    """(key, text) of every line that is neither ours nor part of our header."""
+    """(key, text) of every line with a word in it that is neither ours nor part of our header."""
     ours = set(_HEADER.splitlines())
     seen: dict[str, int] = {}
     found = []
     for line in lines:
         text = line.strip()
-        if not text or line in ours or line.startswith("  ") or _OUR_LINE.match(line):
+        is_ours = line in ours or line.startswith(_MORE) or _OUR_LINE.match(line)
+        if is_ours or not any(character.isalnum() for character in text):
             continue
         seen[text] = seen.get(text, 0) + 1
         digest = hashlib.sha256(f"{seen[text]} {text}".encode()).hexdigest()
@@ -162,24 +187,43 @@ def _adopt(connection: Connection, run_id: str, key: str, text: str, at: datetim
 def _line(note: Note) -> str:
     first, *rest = note.text.splitlines()
     head = f"- [{note.created_at:%Y-%m-%dT%H:%M:%SZ}] (note {note.note_id}, {note.source}) {first}\n"
-    # Two blanks mark a continuation, so that it is not taken for a line somebody added.
-    return head + "".join(f"  {line}\n" for line in rest)
+    return head + "".join(f"{_MORE}{line}\n" for line in rest)
 
 
-def _append(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # O_NOFOLLOW: a repository may hold a symlink of this name that leads out of the workspace.
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "r+b") as stream:
-        # One locked write at the end of the file: two of our processes cannot interleave, nor overwrite a person.
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        size = stream.seek(0, os.SEEK_END)
-        if size == 0:
-            text = _HEADER + text
-        elif _lacks_newline(stream.fileno(), size):
-            text = "\n" + text
-        stream.write(text.encode())
+@contextmanager
+def _opened(file: Path, flags: int) -> Iterator[int | None]:
+    """A descriptor of the notes file, None when there is no such plain file in a plain folder.
+
+    A repository may hold links under these names that lead out of the workspace, so neither is ever followed.
+    """
+    with ExitStack() as stack:
+        try:
+            folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            stack.callback(os.close, folder)
+            # O_NONBLOCK: a pipe of this name must not hold us up.
+            descriptor = os.open(file.name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600, dir_fd=folder)
+            stack.callback(os.close, descriptor)
+        except OSError as error:
+            if error.errno not in _NOT_A_FILE:
+                raise
+            yield None
+        else:
+            yield descriptor if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
 
 
-def _lacks_newline(descriptor: int, size: int) -> bool:
-    return os.pread(descriptor, 1, size - 1) != b"\n"
+def _lines(descriptor: int) -> tuple[str, ...]:
+    size = os.fstat(descriptor).st_size
+    if size > FILE_LIMIT_BYTES:
+        return ()
+    # utf-8-sig: some editors put a mark in front, which would make a note of our header.
+    return tuple(os.pread(descriptor, size, 0).decode("utf-8-sig", errors="replace").splitlines())
+
+
+def _append(descriptor: int, size: int, text: str) -> None:
+    if size == 0:
+        text = _HEADER + text
+    elif text and os.pread(descriptor, 1, size - 1) != b"\n":
+        text = "\n" + text
+    rest = memoryview(text.encode())
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
