@@ -18,9 +18,11 @@ from autopack_mcp.status_page import rendering
 from autopack_mcp.summary.context_block import context_block
 from autopack_mcp.summary.run import RunSummary
 from autopack_mcp.summary.summaries import Summaries
+from autopack_mcp.text_safety import visible
 
 RUNS_PER_PAGE = 20
 UNFINISHED_SHOWN = 5  # With everything about them; more than that are lines of the list below.
+_OFFSET_LIMIT = 40  # Characters of a wrong one that are repeated to the person.
 
 
 def status_page_routes(*, summaries: Summaries, clock: Clock) -> list[BaseRoute]:
@@ -103,5 +105,6 @@ def _offset(request: Request) -> int:
         return int(text)
     except ValueError:
         raise RequestRefused(
-            f"The offset {text!r} is not a number.", hint="0 is the present window, -1 the one before it."
+            f"The offset {visible(text, _OFFSET_LIMIT)!r} is not a number.",
+            hint="0 is the present window, -1 the one before it.",
         ) from None

@@ -108,9 +108,9 @@ def run_cost_bar(run: RunSummary) -> Bar | None:
     return None if cap is None else _dollars_bar(run.charged_usd, cap, _percent(run.charged_usd, cap))
 
 
-def share_percent(part: int, whole: int) -> float:
+def share_percent(part: int | Decimal, whole: int | Decimal) -> float:
     """``part`` in percent of ``whole``, 0 when there is no whole."""
-    return 100 * part / whole if whole else 0.0
+    return float(100 * part / whole) if whole else 0.0
 
 
 def _fullest(cap: CapView) -> float:
@@ -135,13 +135,17 @@ def _tokens_bar(used: int, reserved: int, cap: int, percent: float) -> Bar:
     if reserved:
         words += f", {tokens_text(reserved)} of them reserved for calls in flight"
     # Beyond the cap the bar is full, and what is reserved still shows at its end.
-    width = max(used, cap, 1)
-    return Bar("tokens", words, percent, 100 * (used - reserved) / width, 100 * reserved / width)
+    reserved_share = share_percent(reserved, max(used, cap))
+    return Bar("tokens", words, percent, _full_or(used, cap) - reserved_share, reserved_share)
 
 
 def _dollars_bar(used: Decimal, cap: Decimal, percent: float) -> Bar:
-    share = float(100 * used / max(used, cap)) if used else 0.0
-    return Bar("dollars", f"{usd_text(used)} of {usd_text(cap)}", percent, share)
+    return Bar("dollars", f"{usd_text(used)} of {usd_text(cap)}", percent, _full_or(used, cap))
+
+
+def _full_or(used: int | Decimal, cap: int | Decimal) -> float:
+    """How much of a bar is used; an allowance of nothing is used up from the start."""
+    return share_percent(used, max(used, cap)) if cap else 100.0
 
 
 def _mark(soft_limit_percent: float, used: int | Decimal, cap: int | Decimal) -> float:
