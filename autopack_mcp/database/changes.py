@@ -29,14 +29,16 @@ class ChangeWatch:
             return None
         return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
 
-    async def wait(self, seen: int | None, timeout_s: float) -> int | None:
-        """Return as soon as the version is not ``seen``, at the latest after ``timeout_s`` seconds."""
+    async def wait(self, seen: int | None, timeout_s: float, stop: asyncio.Event | None = None) -> int | None:
+        """Return as soon as the version is not ``seen``, when ``stop`` is set, or after ``timeout_s`` seconds."""
         if self._connection is None:
             await asyncio.sleep(min(timeout_s, LOOK_EVERY_ELSEWHERE_S))
             return None
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        while (now := self.version()) == seen and loop.time() < deadline:  # noqa: ASYNC110  SQLite tells nobody.
+        while (now := self.version()) == seen and loop.time() < deadline:
+            if stop is not None and stop.is_set():
+                break
             await asyncio.sleep(LOOK_EVERY_S)
         return now
 

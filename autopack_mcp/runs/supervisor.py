@@ -117,7 +117,7 @@ class Supervisor:
                     while not self._stopping.is_set():
                         seen = changes.version()
                         await self._look(tasks)
-                        await changes.wait(seen, LOOK_LIMIT_S)
+                        await changes.wait(seen, LOOK_LIMIT_S, self._stopping)
                 finally:
                     heart.cancel()
                     for task in self._tasks.values():

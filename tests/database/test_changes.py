@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +73,13 @@ async def test_waiting_for_what_already_happened_returns_at_once(database: Datab
     database.write_now(note_event)
     with anyio.fail_after(5):
         assert await watch.wait(seen, timeout_s=60) != seen
+
+
+async def test_waiting_ends_when_somebody_says_stop(watch: ChangeWatch) -> None:
+    seen, stop = watch.version(), asyncio.Event()
+    stop.set()
+    with anyio.fail_after(5):
+        assert await watch.wait(seen, 60, stop) == seen
 
 
 async def test_waiting_ends_at_its_timeout_when_nothing_happens(watch: ChangeWatch) -> None:
