@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from autopack_mcp.budgets.ledger import Ledger
     from autopack_mcp.calls import CallDoor
     from autopack_mcp.control import Control
+    from autopack_mcp.providers.pacing import RetryPolicy
     from autopack_mcp.routing.snapshot import SnapshotReader
     from autopack_mcp.runs.supervisor import Supervisor
     from autopack_mcp.sandbox import Sandbox
@@ -168,9 +169,15 @@ def control(autopack: Autopack) -> Control:
     )
 
 
-def call_door(autopack: Autopack, *, rehearsal_pause: Callable[[], Awaitable[None]] | None = None) -> CallDoor:
-    """The one door to paid tokens."""
-    from autopack_mcp.calls import CallDoor
+def call_door(
+    autopack: Autopack,
+    *,
+    rehearsal_pause: Callable[[], Awaitable[None]] | None = None,
+    retry: RetryPolicy | None = None,
+    call_timeout_s: float | None = None,
+) -> CallDoor:
+    """The one door to paid tokens; ``retry`` and ``call_timeout_s`` (seconds per call) are the usual ones if None."""
+    from autopack_mcp.calls import CALL_TIMEOUT_S, CallDoor
     from autopack_mcp.providers.pacing import RetryPolicy
     from autopack_mcp.providers.registry import open_provider
     from autopack_mcp.runs.rules import run_rules
@@ -185,7 +192,8 @@ def call_door(autopack: Autopack, *, rehearsal_pause: Callable[[], Awaitable[Non
         snapshots=snapshot_reader(autopack),
         run_rules=run_rules,
         open_provider=open_provider,
-        retry=RetryPolicy(),
+        retry=retry or RetryPolicy(),
+        call_timeout_s=CALL_TIMEOUT_S if call_timeout_s is None else call_timeout_s,
         rehearsal_pause=rehearsal_pause,
     )
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from autopack_mcp import app
 from autopack_mcp.app import Autopack
+from autopack_mcp.calls import CallDoor
 from autopack_mcp.control import Control, Person
 from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.runs.states import RUN_ACTIVE
 from autopack_mcp.runs.supervision import SupervisorRecord, step_down, take_over
-from autopack_mcp.sandbox import plain_sandbox
+from autopack_mcp.sandbox import Sandbox, plain_sandbox
 from autopack_mcp.summary.run import RunSummary
 
 ANN = Person("ann", "a test")
@@ -56,10 +57,11 @@ class House:
     gate: Gate = field(default_factory=Gate)
 
     @asynccontextmanager
-    async def supervising(self) -> AsyncIterator[None]:
-        """A supervisor while the body runs; leaving ends it as SIGTERM would."""
-        door = app.call_door(self.autopack, rehearsal_pause=self.gate)
-        boss = app.supervisor(self.autopack, door, plain_sandbox("this is a test"), "http://127.0.0.1:1")
+    async def supervising(self, door: CallDoor | None = None, sandbox: Sandbox | None = None) -> AsyncIterator[None]:
+        """A supervisor while the body runs; leaving ends it as SIGTERM would. It closes the door that it is given."""
+        door = door or app.call_door(self.autopack, rehearsal_pause=self.gate)
+        sandbox = sandbox or plain_sandbox("this is a test")
+        boss = app.supervisor(self.autopack, door, sandbox, "http://127.0.0.1:1")
         ready = asyncio.Event()
         task = asyncio.create_task(boss.run(lambda _record: ready.set()))
         waiting = asyncio.create_task(ready.wait())
@@ -74,11 +76,11 @@ class House:
             await task
             await door.close()
 
-    async def start(self, plan: str) -> str:
-        """Rehearse a plan; returns the run's id."""
+    async def start(self, plan: str, *, is_rehearsal: bool = True) -> str:
+        """Rehearse a plan, or run it for real; returns the run's id."""
         file = self.folder / "plan.yaml"
         file.write_text(plan, encoding="utf-8")
-        return (await self.control.start_file(file, ANN, is_rehearsal=True)).run_id
+        return (await self.control.start_file(file, ANN, is_rehearsal=is_rehearsal)).run_id
 
     async def start_unattended(self, plan: str) -> str:
         """Put a plan into the queue while nobody advances it; the next ``supervising`` takes it up."""
@@ -113,11 +115,16 @@ class House:
 
 
 @asynccontextmanager
-async def open_house(folder: Path, empty_database_file: Path) -> AsyncIterator[House]:
-    """A house in a folder of its own; its database starts as a copy of an empty one."""
-    (folder / "home").mkdir()
-    shutil.copy(empty_database_file, folder / "home" / "autopack.db")
-    environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "AUTOPACK_HOME": str(folder / "home")}
+async def open_house(
+    folder: Path, empty_database_file: Path, models_yaml: str | None = None, keys: Mapping[str, str] | None = None
+) -> AsyncIterator[House]:
+    """A house in a folder of its own; its database starts as a copy of an empty one, its config is the default."""
+    home = folder / "home"
+    home.mkdir()
+    shutil.copy(empty_database_file, home / "autopack.db")
+    if models_yaml is not None:
+        (home / "models.yaml").write_text(models_yaml, encoding="utf-8")
+    environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "AUTOPACK_HOME": str(home), **(keys or {})}
     autopack = app.open_autopack(environ)
     try:
         yield House(autopack, app.control(autopack), folder)
