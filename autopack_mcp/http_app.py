@@ -39,14 +39,18 @@ class HttpAddress:
         return f"http://{self.host}:{self.port}"
 
 
-def http_app(autopack: Autopack, address: HttpAddress, *, read_only: bool) -> ASGIApp:
-    """The application for one address; ``read_only`` lists no acting tool, whatever token a client sends."""
-    reading = create_mcp_server(summaries=autopack.summaries, control=None, version=__version__)
-    full = (
-        None
-        if read_only
-        else create_mcp_server(summaries=autopack.summaries, control=app.control(autopack), version=__version__)
+def http_app(autopack: Autopack, address: HttpAddress, *, reading_only_because: str | None = None) -> ASGIApp:
+    """The application for one address.
+
+    Args:
+        reading_only_because: why this process lists no acting tool, whatever token a client sends; None when it does.
+    """
+    reading = create_mcp_server(
+        summaries=autopack.summaries, control=None, version=__version__, how_to_act=reading_only_because
     )
+    full = None
+    if reading_only_because is None:
+        full = create_mcp_server(summaries=autopack.summaries, control=app.control(autopack), version=__version__)
     endpoint = McpEndpoint(full, reading, token_digest=lambda: token_digest(autopack.home), port=address.port)
 
     @contextlib.asynccontextmanager

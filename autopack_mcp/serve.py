@@ -109,7 +109,7 @@ async def _answer(
     supervising: asyncio.Task[None] | None = None,
 ) -> None:
     """Answer requests until a signal ends it, or the supervisor behind it has ended by itself."""
-    application = http_app(autopack, address, read_only=reading_only_because is not None)
+    application = http_app(autopack, address, reading_only_because=reading_only_because)
     config = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_S, server_header=False)
     server = _Server(config, lambda: on_serving(Serving(address.url, reading_only_because)))
     if supervising is not None:

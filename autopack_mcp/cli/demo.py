@@ -50,15 +50,14 @@ def run_demo(*, once: bool) -> int:
         click.echo("This is a rehearsal: no model is called and no tokens are bought. The replies are scripted;")
         click.echo("the repository, the server, the commands, the caps and the commits are real.\n")
         try:
-            with _server(environ, place / "serve.log"), _opened(environ) as autopack:
-                return _show(autopack, repository, once=once)
+            with _server(environ, place / "serve.log") as server, _opened(environ) as autopack:
+                return _show(autopack, _wait_for_supervisor(autopack, server), repository, once=once)
         except KeyboardInterrupt:
             click.echo("\nStopped; the temporary folder is removed.")
             return 0 if not once else 1
 
 
-def _show(autopack: Autopack, repository: Path, *, once: bool) -> int:
-    url = _wait_for_supervisor(autopack)
+def _show(autopack: Autopack, url: str, repository: Path, *, once: bool) -> int:
     plan = repository.parent / "plan.example.yaml"
     plan.write_text(example_plan_text(), encoding="utf-8")
     started = asyncio.run(_start(autopack.environ, plan, repository))
@@ -147,14 +146,14 @@ def _show_connections(autopack: Autopack, url: str) -> None:
     click.echo('\nThen ask: "Show me the status of the current run."')
 
 
-def _wait_for_supervisor(autopack: Autopack) -> str:
+def _wait_for_supervisor(autopack: Autopack, server: subprocess.Popen[bytes]) -> str:
     deadline = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and server.poll() is None:
         record = autopack.database.read_now(supervisor_of, app.machine_name())
         if record is not None and record.is_alive(autopack.clock.now()):
             return record.url
         time.sleep(LOOK_S)
-    raise SupervisorUnavailable(f"The demo's server did not come up within {START_LIMIT_S:.0f} s.")
+    raise SupervisorUnavailable("The demo's server did not come up; its log is above.")
 
 
 @contextmanager
@@ -167,7 +166,7 @@ def _opened(environ: Mapping[str, str]) -> Iterator[Autopack]:
 
 
 @contextmanager
-def _server(environ: Mapping[str, str], log_file: Path) -> Iterator[None]:
+def _server(environ: Mapping[str, str], log_file: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A real ``serve`` as a child process, ended by its id; its log is shown when something fails."""
     argv = [sys.executable, "-m", "autopack_mcp", "serve", "--port", "auto", "--rehearsal-pause", str(REPLY_PAUSE_S)]
     with log_file.open("wb") as log:
@@ -175,7 +174,7 @@ def _server(environ: Mapping[str, str], log_file: Path) -> Iterator[None]:
             argv, env=dict(environ), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        yield
+        yield process
     except AutopackError:
         click.echo(log_file.read_text(encoding="utf-8", errors="replace"), err=True)
         raise

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from autopack_mcp.app import open_autopack
+if TYPE_CHECKING:
+    from autopack_mcp.mcp_server.late import Parts
 
 PORT_LIMIT = 65_535  # Ports have 16 bits.
 
@@ -35,6 +38,8 @@ class _Port(click.ParamType):  # type: ignore[type-arg]  # Generic only for type
 @click.option("--rehearsal-pause", default=0.0, help="Seconds that a scripted reply takes, to watch a rehearsal.")
 def serve(port: int | None, read_only: bool, rehearsal_pause: float) -> None:
     """Advance runs, and answer on one loopback port: the page at /, MCP at /mcp."""
+    # Lazy: the HTTP server is no other verb's business.
+    from autopack_mcp.app import open_autopack
     from autopack_mcp.serve import Serving, bound_socket
     from autopack_mcp.serve import serve as serve_until_stopped
 
@@ -62,31 +67,38 @@ def serve(port: int | None, read_only: bool, rehearsal_pause: float) -> None:
 @click.option("--read-only", is_flag=True, help="List no acting tool.")
 def stdio(read_only: bool) -> None:
     """Speak MCP on standard input and output, as chat clients start it."""
+    # Lazy: only this verb and serve pay for the MCP SDK.
     from autopack_mcp import __version__
-    from autopack_mcp.app import control
+    from autopack_mcp.mcp_server.late import LateParts
     from autopack_mcp.mcp_server.server import create_mcp_server
     from autopack_mcp.mcp_server.stdio import run_stdio
 
     _log_to_stderr()
+    late = LateParts(_open_parts)
+    server = create_mcp_server(summaries=late.summaries, control=late.control, read_only=read_only, version=__version__)
 
     async def main() -> None:
-        autopack = open_autopack()
-        server = create_mcp_server(
-            summaries=autopack.summaries, control=control(autopack), read_only=read_only, version=__version__
-        )
         try:
             await run_stdio(server)
         finally:
-            await autopack.database.close()
+            await late.close()
 
     asyncio.run(main())
+
+
+def _open_parts() -> Parts:
+    # Lazy: a client is greeted first; home, config and database are opened with its first question.
+    from autopack_mcp.app import control, open_autopack
+    from autopack_mcp.mcp_server.late import Parts
+
+    autopack = open_autopack()
+    return Parts(autopack.summaries, control(autopack), autopack.database.close)
 
 
 @click.command()
 def token() -> None:
     """Make a new token for HTTP clients that may act; it is shown once, and every earlier one stops working."""
-    import os
-
+    # Lazy: see above.
     from autopack_mcp.home import find_home
     from autopack_mcp.tokens import new_token
 
@@ -100,6 +112,7 @@ def token() -> None:
 )
 def demo(once: bool) -> None:
     """Watch a whole run happen on this machine: no model is called, no tokens are bought."""
+    # Lazy: the demo needs everything.
     from autopack_mcp.cli.demo import run_demo
 
     sys.exit(run_demo(once=once))

@@ -11,11 +11,15 @@ from collections.abc import Callable
 
 import click
 
-from autopack_mcp.app import Autopack
+from autopack_mcp.app import Autopack, machine_name
 from autopack_mcp.database.changes import LOOK_EVERY_S, ChangeWatch
+from autopack_mcp.errors import SupervisorUnavailable
 from autopack_mcp.runs.states import RUN_ACTIVE
+from autopack_mcp.runs.supervision import supervisor_of
 from autopack_mcp.summary.run import RunSummary
 from autopack_mcp.summary.shown import tokens_text, usd_text
+
+QUIET_S = 10.0  # A supervisor renews its lease every two seconds; this long without any commit means it is gone.
 
 
 def watch(autopack: Autopack, run_id: str) -> RunSummary:
@@ -34,12 +38,29 @@ def _followed(autopack: Autopack, run_id: str, show: Callable[[RunSummary], None
             show(run)
             if run.state not in RUN_ACTIVE:
                 return run
-            while changes.version() == seen:
-                time.sleep(LOOK_EVERY_S)
-                if seen is None:
-                    break
+            if not _wait(changes, seen):
+                _check_supervised(autopack, run_id)
     finally:
         changes.close()
+
+
+def _wait(changes: ChangeWatch, seen: int | None) -> bool:
+    """Whether somebody has committed since ``seen``; waits for it up to ``QUIET_S`` seconds."""
+    deadline = time.monotonic() + QUIET_S
+    while changes.version() == seen:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(LOOK_EVERY_S)
+    return True
+
+
+def _check_supervised(autopack: Autopack, run_id: str) -> None:
+    # Leases are renewed every two seconds, so a quiet database means that nobody holds one.
+    record = autopack.database.read_now(supervisor_of, machine_name())
+    if record is None or not record.is_alive(autopack.clock.now()):
+        raise SupervisorUnavailable(
+            f"Nobody advances run {run_id} any more.", hint="It waits where it is; start autopack-mcp serve to go on."
+        )
 
 
 def _line_printer() -> Callable[[RunSummary], None]:

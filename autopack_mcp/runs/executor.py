@@ -94,7 +94,8 @@ class Executor:
         workspace = self.workspace(run)
         try:
             await workspace.create(run.base_commit)
-            if plan.setup is not None and not run.is_set_up:
+            if plan.setup is not None:
+                # Its own mark in the workspace says whether it is done; a workspace made anew needs it again.
                 await workspace.run_setup(
                     plan.setup, self._sandbox, self._environ, secret_variables=self._secret_variables
                 )
