@@ -164,6 +164,9 @@ attempts = Table(
     Column("parent_commit", String, nullable=False),
     Column("builder_model", String),
     Column("builder_reasons", JSON),
+    Column("auditor_model", String),
+    Column("auditor_reasons", JSON),
+    # The large ones stand last: a status asks for the models of every phase, and must not read past replies for them.
     Column("reply", Text),
     Column("summary", Text),
     Column("diff", Text),
@@ -171,8 +174,6 @@ attempts = Table(
     Column("verify_outcome", String),
     Column("verify_exit_code", Integer),
     Column("verify_output", Text),
-    Column("auditor_model", String),
-    Column("auditor_reasons", JSON),
     Column("verdict", JSON),
     Column("started_at", UtcTime, nullable=False),
     Column("finished_at", UtcTime),
