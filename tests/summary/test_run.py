@@ -187,7 +187,8 @@ def test_the_supervisor_is_named_while_its_lease_runs(database: Database) -> Non
 
 def test_an_ended_run_misses_no_supervisor(database: Database) -> None:
     with_run(database, state="succeeded")
-    assert summary(database).supervisor == "none is needed, the run has ended"
+    run = summary(database)
+    assert (run.supervisor, run.needs_you) == ("none is needed, the run has ended", None)
 
 
 @pytest.mark.parametrize(

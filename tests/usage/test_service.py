@@ -95,6 +95,7 @@ def test_a_rehearsal_shows_its_own_numbers_and_a_real_run_only_its_real_ones(dat
     rehearsed = database.read_now(usage_of_run, "R1", is_rehearsal=True)
     assert (sum(row.completion_tokens for row in real), sum(row.completion_tokens for row in rehearsed)) == (5, 2)
     assert database.read_now(spent_by_run, {"R1": True})["R1"].charged_tokens == 62
+    assert database.read_now(spent_by_run, {"R1": False})["R1"].charged_tokens == 125
     assert database.read_now(spent_by_phase, "R1")["P1"].charged_tokens == 125
 
 
