@@ -37,6 +37,7 @@ from tests.status_page.samples import (
     usage_summary,
 )
 
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "page.md"
 TEMPLATES = Path(rendering.__file__).parent / "templates"
 WORDS_OF_OURS = {"state", "current_phase_state", "period", "level", "is_verified", "scope", "rule", "resets_at"}
 NOT_SHOWN = {"aliases", "categories", "complexities", "updated_at", "request_id", "current_phase_id", "client"}
@@ -205,6 +206,17 @@ def test_pages_can_be_walked_by_landmarks_headings_and_ids(name: str) -> None:
     pointed_at = [target for name in ("aria-labelledby", "data-copy") for target in document.values(name)]
     assert set(pointed_at) <= set(ids)
     assert document.elements[0].get("lang") == "en"
+
+
+def test_every_panel_has_an_address_that_the_documentation_names() -> None:
+    said = DOCUMENTATION.read_text(encoding="utf-8")
+    panels = {
+        element.get("id") or "a panel without an id"
+        for name in ("runs", "run", "usage", "models")
+        for element in read_html(pages()[name]).elements
+        if element.tag == "section"
+    }
+    assert sorted(panel for panel in panels if f"`#{panel}`" not in said) == []
 
 
 def test_every_panel_of_a_run_has_an_address() -> None:
