@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -31,15 +31,17 @@ from autopack_mcp.routing.model_router import RoutingSnapshot, choose
 from autopack_mcp.routing.overrides import Override, add_override, overrides_in_force, withdraw_overrides
 from autopack_mcp.routing.snapshot import SnapshotReader
 from autopack_mcp.runs.launch import SupervisorLauncher
-from autopack_mcp.runs.records import PhaseRecord
-from autopack_mcp.runs.requests import ALREADY_TRUE, Action, add_request, event_of, request_by_id
+from autopack_mcp.runs.progress import current_phase
+from autopack_mcp.runs.records import PhaseRecord, RunRecord
+from autopack_mcp.runs.requests import ALREADY_TRUE, Action, RequestRecord, add_request, event_of, request_by_id
 from autopack_mcp.runs.rules import run_rules
-from autopack_mcp.runs.states import RunState, allowed_run_events, next_run_state
+from autopack_mcp.runs.states import RUN_ACTIVE, RunState, allowed_run_events, next_run_state
 from autopack_mcp.runs.store import NewRun, insert_run, phases_of_run, run_by_id
 from autopack_mcp.runs.workspace import pin_base
 from autopack_mcp.summary.models import PhaseModelChange, phase_model_changes
 
 WAIT_S = 3.0  # A tool answers within this, with what happened or with what is pending (mcp.md: no call blocks longer).
+ACKNOWLEDGE_S = 1.0  # A pause is acknowledged within this, whatever it still waits for (contract 27).
 RULES_LIMIT = 32_000  # Characters of .autopack/rules.md: they enter every prompt.
 
 
@@ -222,6 +224,9 @@ class Control:
             RunNotFound, IllegalTransition: with what exists or is allowed. SupervisorUnavailable: nobody can act.
         """
         run = await self._database.read(run_by_id, run_id)
+        if run.state in RUN_ACTIVE:
+            # Also when nothing else is to be done: "resume" revives a run whose supervisor has died.
+            await self._supervisors.ensure()
         if run.state in ALREADY_TRUE[action] and not (now and run.state == "pausing"):
             return RequestOutcome(run_id, action, run.state, f"Run {run_id} is already {run.state}: {run.why}", False)
         if next_run_state(run.state, event_of(action, run.state)) is None and not (now and run.state == "pausing"):
@@ -233,19 +238,22 @@ class Control:
         return await self._outcome(run_id, action, request_id)
 
     async def _outcome(self, run_id: str, action: Action, request_id: str) -> RequestOutcome:
-        """Wait until the request is answered and, for a cancel, until the run has ended."""
+        """Wait until the request is answered and has happened, but never longer than a chat waits for its answer."""
         changes = ChangeWatch(self._database)
-        deadline = asyncio.get_running_loop().time() + WAIT_S
+        now_s = asyncio.get_running_loop().time
+        started_s = now_s()
         try:
             while True:
                 seen = changes.version()
                 request = await self._database.read(request_by_id, request_id)
                 run = await self._database.read(run_by_id, run_id)
                 is_pending = request.state == "pending" or run.state in ("pausing", "cancelling")
-                left_s = deadline - asyncio.get_running_loop().time()
+                # A pause may wait for a long step: that it is acknowledged is the answer (contract 27).
+                patience_s = ACKNOWLEDGE_S if run.state == "pausing" else WAIT_S
+                left_s = started_s + patience_s - now_s()
                 if not is_pending or left_s <= 0:
-                    said = request.answer or "The request is written down; the supervisor has not answered yet."
-                    return RequestOutcome(run_id, action, run.state, f"{said} Now {run.state}: {run.why}", is_pending)
+                    phases = await self._database.read(phases_of_run, run_id)
+                    return RequestOutcome(run_id, action, run.state, _said(request, run, phases), is_pending)
                 await changes.wait(seen, left_s)
         finally:
             changes.close()
@@ -332,6 +340,17 @@ class Control:
             0, wish.scope, wish.role, wish.category, wish.complexity, wish.model, person.author, now, wish.expires_at,
             wish.run_id,
         )  # fmt: skip
+
+
+def _said(request: RequestRecord, run: RunRecord, phases: Sequence[PhaseRecord]) -> str:
+    """What came of a request, in words; of a pause also what it waits for."""
+    if request.state == "pending":
+        return f"The request is written down; the supervisor has not answered yet. Run {run.run_id} is {run.state}."
+    if run.state == "pausing":
+        phase = current_phase(phases)
+        step = f"{phase.state} of phase {phase.phase_id}" if phase is not None else "step in hand"
+        return f"Run {run.run_id} pauses as soon as the {step} is done; pause with now=true interrupts it."
+    return f"{request.answer} Run {run.run_id} is {run.state}: {run.why}"
 
 
 def _check_pattern(wish: OverrideWish, categories: frozenset[str]) -> None:

@@ -110,7 +110,15 @@ async def _answer(
 ) -> None:
     """Answer requests until a signal ends it, or the supervisor behind it has ended by itself."""
     application = http_app(autopack, address, reading_only_because=reading_only_because)
-    config = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_S, server_header=False)
+    config = uvicorn.Config(
+        application,
+        log_level="warning",
+        timeout_graceful_shutdown=SHUTDOWN_S,
+        server_header=False,
+        # A forwarded address is nobody's word for who asks, and there is no web socket here.
+        proxy_headers=False,
+        ws="none",
+    )
     server = _Server(config, lambda: on_serving(Serving(address.url, reading_only_because)))
     if supervising is not None:
         supervising.add_done_callback(lambda _task: server.stop())

@@ -129,7 +129,6 @@ def test_installed_program_checks_its_config_in_an_empty_folder(
 
 
 @pytest.mark.anyio
-@pytest.mark.xfail(strict=True, reason="there is no mcp_server yet")
 async def test_block_of_mcp_json_works_as_pasted_where_the_command_is_on_the_path(installation: Installation) -> None:
     block = json.loads((ROOT / "mcp.json").read_text(encoding="utf-8"))["mcpServers"]["autopack"]
     environment = {"HOME": str(installation.home), "PATH": f"{installation.bin}{os.pathsep}{os.defpath}"}

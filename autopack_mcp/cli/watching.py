@@ -85,6 +85,7 @@ def doing(run: RunSummary) -> str:
 
 
 def _with_bar(autopack: Autopack, run_id: str) -> RunSummary:
+    # Lazy: only a terminal needs rich.
     from rich.markup import escape
     from rich.progress import BarColumn, Progress, TextColumn
 

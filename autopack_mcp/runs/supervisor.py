@@ -22,7 +22,7 @@ from autopack_mcp.budgets.ledger import Ledger, RunFence
 from autopack_mcp.clock import Clock
 from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.database.engine import Database
-from autopack_mcp.errors import DatabaseError, SupervisorUnavailable
+from autopack_mcp.errors import DatabaseError, RunError, SupervisorUnavailable
 from autopack_mcp.runs.driver import RunDriver
 from autopack_mcp.runs.requests import (
     ALREADY_TRUE,
@@ -139,7 +139,12 @@ class Supervisor:
     async def _obey(self, request: RequestRecord) -> None:
         driver = self._drivers.get(request.run_id)
         fence = driver.fence if driver else None
-        obeyed = await self._database.write(obey, request, fence, self.owner, self._clock.now())
+        try:
+            obeyed = await self._database.write(obey, request, fence, self.owner, self._clock.now())
+        except RunError:
+            # The run was lost to another process in this moment; whoever owns it answers the request.
+            log.warning("request %s about run %s is left to another process", request.request_id, request.run_id)
+            return
         if obeyed is not None and obeyed.interrupts and driver is not None:
             driver.interrupt()
 
@@ -162,14 +167,22 @@ class Supervisor:
     async def _beat(self) -> None:
         """Prolong our leases; a lost run is interrupted, a lost machine ends everything."""
         while True:
-            now = self._clock.now()
-            fences = [driver.fence for driver in self._drivers.values()]
-            for lost in await self._database.write(renew, fences, now, RUN_LEASE_S):
-                self._drivers[lost.run_id].interrupt()
-            if not await self._database.write(renew_supervisor, self._identity, self._visible_keys(), now):
-                log.error("another supervisor has taken over this machine")
-                self._stopping.set()
+            try:
+                await self._renew()
+            except DatabaseError:
+                # A lease outlives two missed beats; after that the fence keeps us from writing.
+                log.exception("the leases could not be renewed; trying again")
             await asyncio.sleep(HEARTBEAT_S)
+
+    async def _renew(self) -> None:
+        now = self._clock.now()
+        fences = [driver.fence for driver in self._drivers.values()]
+        for lost in await self._database.write(renew, fences, now, RUN_LEASE_S):
+            if lost.run_id in self._drivers:
+                self._drivers[lost.run_id].interrupt()
+        if not await self._database.write(renew_supervisor, self._identity, self._visible_keys(), now):
+            log.error("another supervisor has taken over this machine")
+            self._stopping.set()
 
     async def _holder(self) -> str:
         holder = await self._database.read(supervisor_of, self._identity.machine)

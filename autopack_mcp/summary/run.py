@@ -387,7 +387,7 @@ def needs_you_now(run: RunRecord, *, is_supervised: bool) -> NeedsYou | None:
     ``is_supervised`` says whether any supervisor is alive to advance it.
     """
     resume = f"resume run {run.run_id}"
-    why = f": {visible(run.why, WHY_LIMIT)}" if run.why else "."
+    why = _sentence(f": {visible(run.why, WHY_LIMIT)}" if run.why else "")
     if run.state == "paused":
         return NeedsYou(f"It is paused{why}", resume)
     if run.state == "budget_paused":
@@ -395,5 +395,11 @@ def needs_you_now(run: RunRecord, *, is_supervised: bool) -> NeedsYou | None:
     if run.state == "needs_attention":
         return NeedsYou(f"It cannot go on by itself{why} Resuming tries the failed phase again.", resume)
     if run.state in RUN_ACTIVE and not is_supervised:
-        return NeedsYou("Nobody advances it: no supervisor is running.", "run autopack-mcp serve")
+        # Any request brings a supervisor up (contract 29), so the words for a chat are the same.
+        return NeedsYou("Nobody advances it: no supervisor is running.", resume)
     return None
+
+
+def _sentence(words: str) -> str:
+    """``words`` with the mark that ends a sentence, so that another one may follow."""
+    return words if words.endswith((".", "!", "?", "…")) else f"{words}."

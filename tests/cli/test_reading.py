@@ -59,9 +59,7 @@ def test_an_unknown_run_is_one_line_and_exit_code_one(home: Path, capsys: pytest
     assert capsys.readouterr().err.startswith("error: No run 'r-none'.")
 
 
-def test_the_default_config_is_written_once_and_then_left_alone(
-    home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_default_config_is_written_once_and_then_left_alone(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert str(home / "models.yaml") in run("config", "init").output
     (home / "models.yaml").write_text("providers: {}\n", encoding="utf-8")
 

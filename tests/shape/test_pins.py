@@ -69,7 +69,6 @@ def test_package_imports_nothing_that_it_does_not_declare(project: dict[str, Any
     assert imported_distributions() - set(map(distribution_name, declared)) == set()
 
 
-@pytest.mark.xfail(strict=True, reason="what needs the rest of them is not there yet")
 def test_package_declares_nothing_that_it_does_not_import(project: dict[str, Any]) -> None:
     declared = {distribution_name(line) for line in project["project"]["dependencies"]}
     assert declared - imported_distributions() - LOADED_BY_NAME == set()

@@ -173,7 +173,7 @@ def test_a_running_run_without_a_supervisor_needs_a_person(database: Database) -
     run = summary(database)
     assert run.supervisor == "no supervisor is running"
     assert run.needs_you is not None
-    assert run.needs_you.say == "run autopack-mcp serve"
+    assert run.needs_you.say == f"resume run {run.run_id}"
 
 
 def test_the_supervisor_is_named_while_its_lease_runs(database: Database) -> None:

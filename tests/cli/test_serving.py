@@ -1,0 +1,178 @@
+"""The verbs that stay, as real processes: who supervises, who only reads, and that a run outlives who started it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from autopack_mcp.app import machine_name, open_autopack
+from autopack_mcp.runs.supervision import supervisor_of
+from tests.projects import a_phase, a_plan, git, make_repository
+
+LIMIT_S = 30  # A cold start of a Python server on a busy machine.
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    """A new AUTOPACK_HOME without keys, for processes of ours."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "VIRTUAL_ENV") if name in os.environ}
+    root = str(Path(__file__).parents[2])
+    return {**kept, "HOME": str(tmp_path), "AUTOPACK_HOME": str(tmp_path / "home"), "PYTHONPATH": root}
+
+
+def autopack(environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "autopack_mcp", *arguments]
+    return subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+
+
+@contextmanager
+def serving(environ: dict[str, str], *options: str) -> Iterator[str]:
+    """A real ``serve``; gives its first line and everything after it that it said at once."""
+    argv = [sys.executable, "-m", "autopack_mcp", "serve", "--port", "auto", *options]
+    process = subprocess.Popen(
+        argv, env={**environ, "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    said = process.stdout.readline()
+    try:
+        yield said
+    finally:
+        process.send_signal(signal.SIGTERM)
+        rest, _ = process.communicate(timeout=LIMIT_S)
+        assert process.returncode in (0, -signal.SIGTERM), rest
+
+
+def url_in(said: str) -> str:
+    return said.split()[1]
+
+
+@contextmanager
+def ending_the_detached(environ: dict[str, str]) -> Iterator[None]:
+    """Ends the supervisor that a command has started on its own, by its id."""
+    try:
+        yield
+    finally:
+        opened = open_autopack(environ)
+        record = opened.database.read_now(supervisor_of, machine_name())
+        opened.database.close_now()
+        if record is not None:
+            os.kill(record.pid, signal.SIGTERM)
+            wait_until(lambda: not Path(f"/proc/{record.pid}/cmdline").exists() or is_zombie(record.pid))
+
+
+def is_zombie(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def wait_until(is_so) -> None:
+    """Look at a fact of another process until it is so."""
+    deadline = time.monotonic() + LIMIT_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_one_port_answers_health_the_page_and_nothing_under_another_name(environ: dict[str, str]) -> None:
+    with serving(environ) as said:
+        with urllib.request.urlopen(f"{url_in(said)}/health", timeout=LIMIT_S) as answer:
+            assert json.load(answer)["status"] == "ok"
+        with urllib.request.urlopen(url_in(said), timeout=LIMIT_S) as answer:
+            assert b"<html" in answer.read()
+        strange = urllib.request.Request(url_in(said), headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(strange, timeout=LIMIT_S)
+        assert refused.value.code in (400, 421)
+        refused.value.close()
+
+
+def test_a_second_serve_says_who_holds_the_place_and_serves_reading(environ: dict[str, str]) -> None:
+    with serving(environ) as first, serving(environ) as second:
+        opened = open_autopack(environ)
+        holder = opened.database.read_now(supervisor_of, machine_name())
+        opened.database.close_now()
+        with urllib.request.urlopen(f"{url_in(second)}/health", timeout=LIMIT_S) as answer:
+            assert answer.status == 200
+
+        assert holder is not None
+        assert holder.url == url_in(first)
+        assert url_in(first) != url_in(second)
+
+
+def test_a_taken_port_is_one_clear_line(environ: dict[str, str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = autopack(environ, "serve", "--port", port)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: Port {port} on 127.0.0.1 is taken")
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_starting_a_run_brings_up_a_supervisor_that_finishes_it(environ: dict[str, str], tmp_path: Path) -> None:
+    repository = make_repository(tmp_path / "project")
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(a_plan(repository), encoding="utf-8")
+
+    with ending_the_detached(environ):
+        done = autopack(environ, "start", str(plan), "--rehearse", "--wait")
+        status = json.loads(autopack(environ, "status", "--json").stdout)
+
+    assert done.returncode == 0, done.stderr
+    assert (status["state"], status["percent_complete"]) == ("succeeded", 100.0)
+    assert git(repository, "rev-list", "--count", f"main..{status['branch']}") == "2"
+
+
+def test_waiting_for_a_run_that_fails_ends_with_an_error_code(environ: dict[str, str], tmp_path: Path) -> None:
+    repository = make_repository(tmp_path / "project")
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(a_plan(repository, [a_phase("a", verify="false")], attempts_limit=1), encoding="utf-8")
+
+    with ending_the_detached(environ):
+        done = autopack(environ, "start", str(plan), "--rehearse", "--wait")
+        run_id = json.loads(autopack(environ, "status", "--json").stdout)["run_id"]
+        cancelled = autopack(environ, "cancel", run_id)
+        again = autopack(environ, "pause", run_id)
+
+    assert done.returncode == 1
+    assert "needs_attention" in done.stdout
+    assert "is cancelled" in cancelled.stdout
+    assert again.returncode == 1
+    assert "cancelled" in again.stderr
+
+
+def test_a_real_run_without_keys_names_the_variable_and_where_to_put_it(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(a_plan(make_repository(tmp_path / "project")), encoding="utf-8")
+
+    with ending_the_detached(environ):
+        done = autopack(environ, "start", str(plan))
+        runs = json.loads(autopack(environ, "runs", "--json").stdout)
+
+    assert done.returncode == 1
+    assert "_API_KEY is not set in the supervisor's environment" in done.stderr
+    assert "AUTOPACK_HOME/env" in done.stderr
+    assert runs["total"] == 0
+
+
+def test_the_demo_ends_by_itself_with_real_commits_and_code_zero(environ: dict[str, str]) -> None:
+    done = autopack(environ, "demo", "--once")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no model is called and no tokens are bought" in done.stdout
+    assert "100 %" in done.stdout
+    assert "claude mcp add autopack" in done.stdout
