@@ -1,0 +1,117 @@
+"""The acting tool about runs: ``control_run``, which starts, pauses, resumes and cancels.
+
+It owns how a wish is put into arguments; what becomes of it is ``control``'s, which answers the command line alike.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from mcp.server.mcpserver import Context
+from pydantic import BeforeValidator, Field
+
+from autopack_mcp.errors import RequestRefused
+from autopack_mcp.mcp_server.answers import Answer, how_many_fit, known, short
+from autopack_mcp.mcp_server.asking import meant_run, person_of
+from autopack_mcp.mcp_server.tool import StrictTool, tool_of
+
+if TYPE_CHECKING:
+    from autopack_mcp.control import Control, Started
+    from autopack_mcp.summary.summaries import Summaries
+
+MESSAGE_BYTES = 1_500  # Of what happened, in words.
+WARNING_BYTES = 300  # Of one warning about a plan.
+
+
+def known_action(said: Any) -> Any:
+    """The action in our words; the predecessor's users say ``stop`` for cancel (contract 26)."""
+    if not isinstance(said, str):
+        return said
+    word = said.strip().lower()
+    return {"stop": "cancel"}.get(word, word)
+
+
+Action = Annotated[Literal["start", "pause", "resume", "cancel"], BeforeValidator(known_action)]
+
+
+class ControlTools:
+    """The one tool."""
+
+    def __init__(self, summaries: Summaries, control: Control) -> None:
+        self._summaries = summaries
+        self._control = control
+
+    def tools(self) -> list[StrictTool]:
+        """It, in a list."""
+        tool = tool_of(
+            self.control_run,
+            title="Control a run",
+            is_acting=True,
+            is_destructive=True,
+            is_idempotent=False,
+            is_open_world=True,
+        )
+        return [tool]
+
+    async def control_run(
+        self,
+        *,
+        context: Context[Any, Any],
+        action: Action,
+        run_id: Annotated[str | None, Field(description="Default: the only unfinished run")] = None,
+        plan: Annotated[str | None, Field(description="start: name of a plan the server knows")] = None,
+        now: Annotated[bool, Field(description="pause: interrupt the step in hand")] = False,
+        rehearse: Annotated[bool, Field(description="start: scripted replies, buys no tokens")] = False,
+    ) -> Answer:
+        """Start a run of a plan, or pause, resume (also retries a failed phase) or cancel one. Cancel is final."""
+        _check_fit(action, run_id=run_id, plan=plan, now=now, rehearse=rehearse)
+        if action == "start":
+            return await self._start(plan or "", context, is_rehearsal=rehearse)
+        run = await meant_run(self._summaries, run_id)
+        done = await self._control.request(run, action, person_of(context), now=now)
+        return {
+            "message": short(done.message, MESSAGE_BYTES),
+            "run_id": done.run_id,
+            "action": done.action,
+            "state": done.state,
+            "is_pending": done.is_pending,
+        }
+
+    async def _start(self, plan: str, context: Context[Any, Any], *, is_rehearsal: bool) -> Answer:
+        # A plan in so many words has lines; a name has none.
+        start = self._control.start_inline if "\n" in plan.strip() else self._control.start_named
+        return _started(await start(plan, person_of(context), is_rehearsal=is_rehearsal))
+
+
+def _started(started: Started) -> Answer:
+    def build(count: int) -> Answer:
+        more = f"{len(started.warnings) - count} more warnings; autopack-mcp start prints them all."
+        return {
+            "message": short(started.message, MESSAGE_BYTES),
+            "run_id": started.run_id,
+            "action": "start",
+            "state": started.state,
+            "is_pending": True,
+            **known(
+                warnings=[short(warning, WARNING_BYTES) for warning in started.warnings[:count]],
+                truncated=more if count < len(started.warnings) else None,
+            ),
+        }
+
+    return build(how_many_fit(build, len(started.warnings)))
+
+
+def _check_fit(action: str, *, run_id: str | None, plan: str | None, now: bool, rehearse: bool) -> None:
+    """
+    Raises:
+        RequestRefused: an argument that another action takes, or none of those that this one needs.
+    """
+    if action == "start":
+        if run_id is not None:
+            raise RequestRefused("start makes a new run, so it takes no run_id.", hint="To go on with one, use resume.")
+        if not (plan or "").strip():
+            raise RequestRefused("start needs a plan.", hint="Name one that the server knows; a wrong name lists them.")
+    elif plan is not None or rehearse:
+        raise RequestRefused(f"{action} takes neither plan nor rehearse.", hint="Only start does.")
+    if now and action != "pause":
+        raise RequestRefused(f"{action} takes no now.", hint="Only pause does; cancel always interrupts at once.")

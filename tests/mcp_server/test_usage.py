@@ -1,0 +1,157 @@
+"""usage_summary: the users' words for what was spent, against the caps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as limits
+from hypothesis import strategies as st
+from mcp.server.mcpserver import MCPServer
+
+from autopack_mcp.budgets.ledger import book_external
+from autopack_mcp.clock import ManualClock
+from autopack_mcp.config import WindowCap
+from autopack_mcp.control import Control
+from autopack_mcp.database.engine import Database
+from autopack_mcp.mcp_server.answers import RESULT_BYTES, result_bytes
+from autopack_mcp.mcp_server.server import create_mcp_server
+from autopack_mcp.mcp_server.usage import usage_answer
+from autopack_mcp.summary.summaries import Summaries
+from autopack_mcp.summary.usage import UsageSummary, usage_summary
+from tests.factories import NOON, provider_settings, settings, token_counts, usage_event
+from tests.mcp_server.conftest import Connect
+
+pytestmark = pytest.mark.anyio
+
+CAPPED = settings(provider_settings(WindowCap("week", tokens=1_000), WindowCap("day", tokens=100), share="0.5"))
+
+
+@pytest.fixture
+def capped_server(database: Database, clock: ManualClock, control: Control) -> MCPServer:
+    """Half of 1,000 tokens a week at openai, and half of 100 a day, are ours."""
+    summaries = Summaries(
+        database=database,
+        settings=lambda: CAPPED,
+        clock=clock,
+        has_key=lambda provider: True,
+        unit_price=lambda model: None,
+    )
+    return create_mcp_server(summaries=summaries, control=control, version="1")
+
+
+async def usage(connect: Connect, server: MCPServer, **arguments: Any) -> dict[str, Any]:
+    async with connect(server) as client:
+        result = await client.call_tool("usage_summary", arguments)
+    assert not result.is_error, result.content
+    answer: dict[str, Any] = result.structured_content
+    return answer
+
+
+async def test_provider_is_measured_against_its_allowance(
+    connect: Connect, capped_server: MCPServer, database: Database
+) -> None:
+    await database.write(book_external, usage_event(counts=token_counts(uncached_input=300, output=120)), (), NOON)
+    answer = await usage(connect, capped_server)
+    assert answer["providers"][0] == {
+        "provider": "openai",
+        "period": "week",
+        "prompt_tokens": 300,
+        "completion_tokens": 120,
+        "total_tokens": 420,
+        "cap_tokens": 500,
+        "percent_of_cap": 84.0,
+        "resets_at": "2026-11-23T00:00:00Z",
+        "level": "warn",
+        "cost_usd": 0.0005,
+        "configured_cap_tokens": 1_000,
+    }
+    assert answer["models"] == [
+        {
+            "provider": "openai",
+            "model": "gpt-4o",
+            "prompt_tokens": 300,
+            "completion_tokens": 120,
+            "total_tokens": 420,
+            "cost": 0.0005,
+        }
+    ]
+    assert answer["headline"] == "In week 2026-W47: 420 tokens, $0.0005; openai is at 84 % of its cap."
+    assert (answer["window"], answer["roles"], answer["core_tokens"]) == ("2026-W47", {"builder": 420}, 420)
+
+
+async def test_full_cap_of_another_period_is_mentioned(
+    connect: Connect, capped_server: MCPServer, database: Database
+) -> None:
+    await database.write(book_external, usage_event(counts=token_counts(uncached_input=30, output=15)), (), NOON)
+    answer = await usage(connect, capped_server)
+    assert answer["other_caps"] == [
+        {
+            "provider": "openai",
+            "period": "day",
+            "percent_of_cap": 90.0,
+            "level": "critical",
+            "resets_at": "2026-11-19T00:00:00Z",
+        }
+    ]
+
+
+async def test_window_before_is_offset_minus_one(connect: Connect, server: MCPServer, database: Database) -> None:
+    last_week = usage_event(occurred_at=NOON - timedelta(days=7))
+    await database.write(book_external, last_week, (), NOON - timedelta(days=7))
+    assert (await usage(connect, server))["total_tokens"] == 0
+    before = await usage(connect, server, period="week", offset=-1)
+    assert (before["window"], before["total_tokens"]) == ("2026-W46", 100)
+
+
+async def test_uncapped_provider_has_null_and_no_bar(connect: Connect, server: MCPServer) -> None:
+    answer = await usage(connect, server, period="month")
+    assert {(row["cap_tokens"], row["percent_of_cap"], row["level"]) for row in answer["providers"]} == {
+        (None, None, None)
+    }
+    assert answer["headline"] == "In month 2026-11: nothing was spent; no cap is set for this period."
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [({"period": "year"}, "period cannot be 'year'"), ({"offset": 1}, "Offset 1 names no past or present week.")],
+    ids=["unknown period", "window of the future"],
+)
+async def test_wrong_window_is_refused(
+    connect: Connect, server: MCPServer, arguments: dict[str, Any], said: str
+) -> None:
+    async with connect(server) as client:
+        result = await client.call_tool("usage_summary", arguments)
+    assert result.is_error
+    assert said in result.content[0].text  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def empty_usage(database: Database) -> UsageSummary:
+    database.write_now(book_external, usage_event(), (), NOON)
+    return database.read_now(usage_summary, CAPPED, NOON)
+
+
+def test_usage_of_many_models_is_small_and_says_where_the_rest_is(empty_usage: UsageSummary) -> None:
+    @given(
+        name=st.text(alphabet='a\u202e"\\😀', min_size=1, max_size=200),
+        providers=st.integers(0, 40),
+        models=st.integers(0, 200),
+    )
+    @limits(deadline=None, max_examples=40)
+    def check(name: str, providers: int, models: int) -> None:
+        many = replace(
+            empty_usage,
+            providers=(replace(empty_usage.providers[0], provider=name, total_tokens=10**15),) * providers,
+            models=(replace(empty_usage.models[0], model=name, cost_usd=Decimal("123456.789012")),) * models,
+        )
+        answer = usage_answer(many)
+        assert result_bytes(answer) <= RESULT_BYTES
+        shown = len(answer["providers"]) + len(answer["models"])  # type: ignore[arg-type]
+        assert shown == providers + models or "autopack://usage/week" in str(answer["truncated"])
+
+    check()
