@@ -298,7 +298,13 @@ class Control:
         before = await self._futures(wish.run_id)
         override_id, undone = await self._database.write(self._write_override, override, undo=wish.undo)
         after = await self._futures(wish.run_id)
-        changes = () if before is None or after is None else phase_model_changes(before[0], after[0], after[1])
+        changes = (
+            ()
+            if before is None or after is None
+            else phase_model_changes(
+                before[0], after[0], after[1], stopped_by_cap=await self._is_stopped_by_cap(wish.run_id)
+            )
+        )
         message = _override_message(wish, override, undone, changes)
         return OverrideOutcome(message, changes, override_id)
 
@@ -317,6 +323,9 @@ class Control:
             return self._snapshots.read(connection, rules), phases_of_run(connection, run_id)
 
         return await self._database.read(read)
+
+    async def _is_stopped_by_cap(self, run_id: str | None) -> bool:
+        return run_id is not None and (await self._database.read(run_by_id, run_id)).state == "budget_paused"
 
     async def _checked(self, wish: OverrideWish, person: Person) -> Override:
         models = self._settings().models

@@ -14,11 +14,16 @@ from autopack_mcp.errors import RunNotFound
 from autopack_mcp.routing.model_map import model_map_from_json
 from autopack_mcp.routing.overrides import overrides_in_force
 from autopack_mcp.routing.snapshot import RunRules
-from autopack_mcp.runs.store import model_map_of_run, run_by_id
+from autopack_mcp.runs.store import chosen_at, model_map_of_run, run_by_id
 
 
-def run_rules(connection: Connection, run_id: str, now: datetime) -> RunRules | None:
-    """The rules of a run of the database at a moment; None for an id that is only a library caller's label."""
+def run_rules(
+    connection: Connection, run_id: str, now: datetime, phase_id: str | None = None, attempt: int | None = None
+) -> RunRules | None:
+    """The rules of a run of the database at a moment; None for an id that is only a library caller's label.
+
+    For an attempt at a phase, the overrides are those of the moment that ``chosen_at`` names.
+    """
     try:
         run = run_by_id(connection, run_id)
     except RunNotFound:
@@ -26,7 +31,7 @@ def run_rules(connection: Connection, run_id: str, now: datetime) -> RunRules | 
     return RunRules(
         run_id=run_id,
         model_map=model_map_from_json(model_map_of_run(connection, run_id)),
-        overrides=overrides_in_force(connection, run_id, now),
+        overrides=overrides_in_force(connection, run_id, chosen_at(connection, run_id, phase_id, attempt) or now),
         caps=RunCaps(run.token_cap, run.cost_cap_nano),
         is_rehearsal=run.is_rehearsal,
     )

@@ -247,6 +247,23 @@ def set_attempt(connection: Connection, fence: RunFence, phase_id: str, number: 
     assert changed == 1, f"attempt {number} of {phase_id} is open while its phase is in hand"
 
 
+def chosen_at(connection: Connection, run_id: str, phase_id: str | None, attempt: int | None) -> datetime | None:
+    """As of when the models of an attempt are chosen; None when there is no such attempt.
+
+    That is its start, so that a phase in hand ends as it began (contract 10); but when a cap had stopped it, the moment
+    a person let it go on: another model may be the very way out.
+    """
+    mine = and_(attempts.c.run_id == run_id, attempts.c.phase_id == phase_id, attempts.c.attempt == attempt)
+    started_at: datetime | None = connection.execute(select(attempts.c.started_at).where(mine)).scalar()
+    if started_at is None:
+        return None
+    let_on = and_(run_events.c.run_id == run_id, run_events.c.kind == "run", run_events.c.to_state == "running")
+    after_a_cap = and_(let_on, run_events.c.from_state == "budget_paused", run_events.c.occurred_at > started_at)
+    found = select(run_events.c.occurred_at).where(after_a_cap).order_by(run_events.c.event_id.desc())
+    resumed_at: datetime | None = connection.execute(found.limit(1)).scalar()
+    return resumed_at or started_at
+
+
 def record_event(
     connection: Connection,
     run_id: str,

@@ -185,13 +185,16 @@ def explain_model(
 
 
 def phase_model_changes(
-    before: RoutingSnapshot, after: RoutingSnapshot, phases: Sequence[PhaseRecord]
+    before: RoutingSnapshot, after: RoutingSnapshot, phases: Sequence[PhaseRecord], *, stopped_by_cap: bool = False
 ) -> tuple[PhaseModelChange, ...]:
     """Which future phases another model answers after a change, builder and auditor apart, in plan order.
 
-    Future are the queued phases and those that a retry would queue again (contract 10).
+    Future are the queued phases and those that a retry would queue again (contract 10); where a cap has stopped the
+    run, also the phase in hand, which another model may help on.
     """
-    future = [phase for phase in phases if phase.state in _FUTURE]
+    future = [
+        phase for phase in phases if phase.state in _FUTURE or (stopped_by_cap and phase.state not in PHASE_ENDED)
+    ]
     questions = {(role, phase.task_category, phase.complexity) for role in ROLES for phase in future}
     models = {question: (_row(before, *question).model, _row(after, *question).model) for question in questions}
     changes = (
