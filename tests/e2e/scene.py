@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +59,11 @@ def models_yaml(openai_url: str, anthropic_url: str) -> str:
 
 @asynccontextmanager
 async def open_scene(
-    folder: Path, empty_database_file: Path, openai_url: str, anthropic_url: str
+    folder: Path, empty_database_file: Path, openai_url: str, anthropic_url: str, **environ: str
 ) -> AsyncIterator[House]:
-    """A house whose models answer at these addresses."""
+    """A house whose models answer at these addresses; ``environ`` is added to what its processes see."""
     config = models_yaml(openai_url, anthropic_url)
-    async with open_house(folder, empty_database_file, config, KEYS) as house:
+    async with open_house(folder, empty_database_file, config, {**KEYS, **environ}) as house:
         yield house
 
 
@@ -116,17 +115,6 @@ def script_phase(upstream: Upstream, phase_id: str, reply: str | None = None) ->
 
 
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Booked:
-    """The part of a usage event that an upstream can know."""
-
-    provider: str
-    model: str
-    response_id: str | None
-    prompt_tokens: int
-    completion_tokens: int
 
 
 def events(connection: Connection) -> list[RowMapping]:

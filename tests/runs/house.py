@@ -116,7 +116,7 @@ class House:
 
 @asynccontextmanager
 async def open_house(
-    folder: Path, empty_database_file: Path, models_yaml: str | None = None, keys: Mapping[str, str] | None = None
+    folder: Path, empty_database_file: Path, models_yaml: str | None = None, environ: Mapping[str, str] | None = None
 ) -> AsyncIterator[House]:
     """A house in a folder of its own; its database starts as a copy of an empty one, its config is the default."""
     home = folder / "home"
@@ -124,8 +124,8 @@ async def open_house(
     shutil.copy(empty_database_file, home / "autopack.db")
     if models_yaml is not None:
         (home / "models.yaml").write_text(models_yaml, encoding="utf-8")
-    environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "AUTOPACK_HOME": str(home), **(keys or {})}
-    autopack = app.open_autopack(environ)
+    seen = {"PATH": os.environ["PATH"], "HOME": str(folder), "AUTOPACK_HOME": str(home), **(environ or {})}
+    autopack = app.open_autopack(seen)
     try:
         yield House(autopack, app.control(autopack), folder)
     finally:
