@@ -173,10 +173,12 @@ async def test_act_is_finished_when_its_caller_has_gone() -> None:
 
     server = MCPServer("acting", tools=[tool_of(act, title="Act", is_acting=True)])
     with anyio.fail_after(5):
-        async with Client(server, mode="legacy") as client, anyio.create_task_group() as group:
-            group.start_soon(client.call_tool, "act", {})
-            await begun.wait()
-            group.cancel_scope.cancel()
+        async with Client(server, mode="legacy") as client:
+            async with anyio.create_task_group() as group:
+                group.start_soon(client.call_tool, "act", {})
+                await begun.wait()
+                group.cancel_scope.cancel()
+            await client.list_tools()  # Once this is answered, the server has been told that nobody waits for the act.
             go_on.set()
     assert done == ["written"]
 
