@@ -7,7 +7,7 @@ numbers. It decides nothing; the ledger alone denies.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
@@ -30,12 +30,12 @@ class CapStanding:
     @property
     def used_tokens(self) -> int:
         """Settled and reserved: what no other call may have."""
-        return self.use.settled_tokens + self.use.reserved_tokens
+        return self.use.used_tokens
 
     @property
     def used_nano(self) -> int:
         """Settled and reserved nano-dollars."""
-        return self.use.settled_nano + self.use.reserved_nano
+        return self.use.used_nano
 
     @property
     def used_fraction(self) -> float:
@@ -46,8 +46,12 @@ class CapStanding:
     @property
     def is_over_soft(self) -> bool:
         """``used >= soft_limit_ratio x allowance`` in tokens or dollars (contract 12)."""
-        measured = ((self.used_tokens, self.cap.allowance_tokens), (self.used_nano, self.cap.allowance_nano))
-        return any(allowance is not None and used >= self.soft_limit_ratio * allowance for used, allowance in measured)
+        return self.is_over_soft_tokens or self._is_over(self.used_nano, self.cap.allowance_nano)
+
+    @property
+    def is_over_soft_tokens(self) -> bool:
+        """The same in tokens alone."""
+        return self._is_over(self.used_tokens, self.cap.allowance_tokens)
 
     @property
     def is_exhausted(self) -> bool:
@@ -55,25 +59,30 @@ class CapStanding:
         measured = ((self.used_tokens, self.cap.allowance_tokens), (self.used_nano, self.cap.allowance_nano))
         return any(allowance is not None and used >= allowance for used, allowance in measured)
 
+    def _is_over(self, used: int, allowance: int | None) -> bool:
+        return allowance is not None and used >= self.soft_limit_ratio * allowance
+
 
 @dataclass(frozen=True, slots=True)
 class ProviderStanding:
-    """One provider as the router sees it; ``missing_key_variable`` is None when it can be called."""
+    """One provider as the router sees it; ``missing_key_variable`` is None when it can be called.
+
+    ``soft_cap`` is the fullest cap that is over its soft limit, ``exhausted_cap`` the first with nothing left; None
+    while there is none. They are worked out once, because a snapshot answers many questions.
+    """
 
     provider: str
     missing_key_variable: str | None
     caps: tuple[CapStanding, ...] = ()
+    soft_cap: CapStanding | None = field(init=False, repr=False, compare=False)
+    exhausted_cap: CapStanding | None = field(init=False, repr=False, compare=False)
 
-    @property
-    def soft_cap(self) -> CapStanding | None:
-        """The fullest cap that is over its soft limit, None while all are under it."""
+    def __post_init__(self) -> None:
         over = [standing for standing in self.caps if standing.is_over_soft]
-        return max(over, key=lambda standing: standing.used_fraction, default=None)
-
-    @property
-    def exhausted_cap(self) -> CapStanding | None:
-        """The first cap with nothing left."""
-        return next((standing for standing in self.caps if standing.is_exhausted), None)
+        fullest = max(over, key=lambda standing: standing.used_fraction, default=None)
+        # The way to set a field of a frozen dataclass while it is being made.
+        object.__setattr__(self, "soft_cap", fullest)
+        object.__setattr__(self, "exhausted_cap", next((cap for cap in self.caps if cap.is_exhausted), None))
 
 
 def provider_standings(

@@ -6,30 +6,23 @@ choice may still be denied by the ledger, which alone knows the caps to the toke
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
-from autopack_mcp.budgets.standings import ProviderStanding
-from autopack_mcp.config import ModelSettings
+from autopack_mcp.budgets.standings import CapStanding, ProviderStanding
+from autopack_mcp.config import ModelSettings, RoleModels, family_model
 from autopack_mcp.errors import NoRoute
 from autopack_mcp.routing.model_map import ModelMap
 from autopack_mcp.routing.overrides import Override, overrides_of_context, winning_override
+from autopack_mcp.usage.prices import UnitPrices
 
 Rule = Literal["run override", "global override", "category", "high risk default", "agent", "complexity", "fallback"]
 
-
-@dataclass(frozen=True, slots=True)
-class UnitPrice:
-    """Nano-dollars per million tokens, for comparing two models."""
-
-    input_nano: int
-    output_nano: int
-
-    def is_dearer_than(self, other: UnitPrice) -> bool:
-        """True when either direction costs more: then some mix of tokens would."""
-        return self.input_nano > other.input_nano or self.output_nano > other.output_nano
+CORE_ROLES = ("builder", "auditor")
+_AGENT = re.compile(r"agent:.+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +37,13 @@ class RoutingSnapshot:
     model_map: ModelMap
     models: Mapping[str, ModelSettings]
     standings: Mapping[str, ProviderStanding]
-    unit_price: Callable[[str], UnitPrice | None] = lambda model: None
+    unit_price: Callable[[str], UnitPrices | None] = lambda model: None
     run_overrides: tuple[Override, ...] = ()
     denied_models: frozenset[str] = frozenset()
+
+    def find_model(self, name: str) -> ModelSettings | None:
+        """A model of the catalog or of a known family; None when it is neither, or its provider is not configured."""
+        return self.models.get(name) or family_model(name, self.standings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +92,7 @@ class ModelRouter:
 
         Raises:
             NoRoute: no rule names a model for this question, or a rule names one that is not in the catalog.
+            OverrideRefused: ``model_overrides`` has another shape.
         """
         context = run_context or {}
         return choose(self._snapshot(context), role, task_category, complexity, context)
@@ -104,13 +102,18 @@ def choose(
     snapshot: RoutingSnapshot, role: str, category: str, complexity: str, run_context: Mapping[str, Any] | None = None
 ) -> RouteDecision:
     """See ``ModelRouter.select_model``; the same answer for the same snapshot, always."""
-    in_context = overrides_of_context((run_context or {}).get("model_overrides", {}))
-    snapshot = replace(snapshot, run_overrides=snapshot.run_overrides + in_context)
-    model, rule, reason = _first_rule(snapshot, role, category, complexity)
-    if model not in snapshot.models:
+    if role not in CORE_ROLES and not _AGENT.fullmatch(role):
+        raise NoRoute(role, category, complexity, "the role is not builder, auditor or agent:<name>.")
+    of_run = snapshot.run_overrides + overrides_of_context(run_context) if run_context else snapshot.run_overrides
+    model, rule, reason = _first_rule(snapshot, of_run, role, category, complexity)
+    found = snapshot.find_model(model)
+    if found is None:
         raise NoRoute(role, category, complexity, f"the {rule} rule names {model!r}, which is not in the catalog.")
-    decision = RouteDecision(model, snapshot.models[model].provider, (reason,), rule)
-    return _with_quota(snapshot, decision, category)
+    standing = snapshot.standings[found.provider]
+    decision = RouteDecision(model, found.provider, (reason,), rule, _block(standing))
+    if standing.soft_cap is None or not snapshot.model_map.quota_routing.enabled:
+        return decision
+    return _past_soft_limit(snapshot, decision, category, _soft_reason(standing.soft_cap))
 
 
 def allowed_choices(snapshot: RoutingSnapshot) -> tuple[Choice, ...]:
@@ -122,37 +125,41 @@ def allowed_choices(snapshot: RoutingSnapshot) -> tuple[Choice, ...]:
     )
 
 
-def _first_rule(snapshot: RoutingSnapshot, role: str, category: str, complexity: str) -> tuple[str, Rule, str]:
+def _first_rule(
+    snapshot: RoutingSnapshot, of_run: tuple[Override, ...], role: str, category: str, complexity: str
+) -> tuple[str, Rule, str]:
     """The highest rule that names a model: (model, rule, reason in words)."""
-    scopes: tuple[tuple[Rule, tuple[Override, ...]], ...] = (
-        ("run override", snapshot.run_overrides),
-        ("global override", snapshot.model_map.global_overrides),
-    )
-    for rule, candidates in scopes:
-        override = winning_override(candidates, role, category, complexity, snapshot.at)
-        if override is not None:
-            return override.model, rule, f"{rule} {override.role} {override.pattern} by {override.author}"
+    if of_run and (chosen := winning_override(of_run, role, category, complexity, snapshot.at)):
+        return chosen.model, "run override", _in_words("run override", chosen)
+    for_all = snapshot.model_map.global_overrides
+    if for_all and (chosen := winning_override(for_all, role, category, complexity, snapshot.at)):
+        return chosen.model, "global override", _in_words("global override", chosen)
     return _baseline(snapshot.model_map, role, category, complexity)
 
 
+def _in_words(rule: Rule, override: Override) -> str:
+    return f"{rule} {override.role} {override.pattern} by {override.author}"
+
+
 def _baseline(model_map: ModelMap, role: str, category: str, complexity: str) -> tuple[str, Rule, str]:
-    if role.startswith("agent:"):
+    if role not in CORE_ROLES:
         return _agent_baseline(model_map, role, category, complexity)
-    column: Literal["builder", "auditor"] = "auditor" if role == "auditor" else "builder"
-    if role not in ("builder", "auditor"):
-        raise NoRoute(role, category, complexity, "the role is not builder, auditor or agent:<name>.")
-    named = model_map.category_models.get(category)
-    model = getattr(named, column) if named else None
+    model = _named(model_map.category_models.get(category), role)
     if model is not None:
         return model, "category", f"category {category} uses {model} as {role}"
-    high_risk = getattr(model_map.high_risk, column)
-    if category in model_map.quota_routing.never_fallback_categories and high_risk is not None:
+    high_risk = _named(model_map.high_risk, role)
+    if high_risk is not None and category in model_map.quota_routing.never_fallback_categories:
         return high_risk, "high risk default", f"category {category} is high risk and names no {role} of its own"
-    by_complexity = model_map.complexity_models.get(complexity)
-    model = getattr(by_complexity, column) if by_complexity else None
+    model = _named(model_map.complexity_models.get(complexity), role)
     if model is None:
         raise NoRoute(role, category, complexity, f"complexity_models.{complexity} names no {role}.")
     return model, "complexity", f"complexity {complexity} uses {model} as {role}"
+
+
+def _named(models: RoleModels | None, role: str) -> str | None:
+    if models is None:
+        return None
+    return models.builder if role == "builder" else models.auditor
 
 
 def _agent_baseline(model_map: ModelMap, role: str, category: str, complexity: str) -> tuple[str, Rule, str]:
@@ -165,16 +172,6 @@ def _agent_baseline(model_map: ModelMap, role: str, category: str, complexity: s
     return medium.auditor, "agent", f"agent_models has no {name}: the medium auditor answers"
 
 
-def _with_quota(snapshot: RoutingSnapshot, decision: RouteDecision, category: str) -> RouteDecision:
-    """The decision after keys and caps of its own provider had their say."""
-    standing = snapshot.standings[decision.provider]
-    soft = standing.soft_cap
-    if soft is not None and snapshot.model_map.quota_routing.enabled:
-        decision = _past_soft_limit(snapshot, decision, category, _soft_reason(standing))
-        standing = snapshot.standings[decision.provider]
-    return replace(decision, blocked_by=decision.blocked_by or _block(standing))
-
-
 def _past_soft_limit(
     snapshot: RoutingSnapshot, decision: RouteDecision, category: str, soft_reason: str
 ) -> RouteDecision:
@@ -183,7 +180,8 @@ def _past_soft_limit(
         return _adding(decision, f"{soft_reason}; a person chose this model, so it stays until the hard cap")
     if category in quota.never_fallback_categories:
         kept = _adding(decision, f"{soft_reason}; category {category} never falls back")
-        return replace(kept, blocked_by=kept.reasons[-1]) if quota.critical_on_soft_limit == "fail" else kept
+        stops = quota.critical_on_soft_limit == "fail" and kept.blocked_by is None
+        return replace(kept, blocked_by=kept.reasons[-1]) if stops else kept
     return _first_fallback(snapshot, _adding(decision, soft_reason), category)
 
 
@@ -191,40 +189,43 @@ def _first_fallback(snapshot: RoutingSnapshot, decision: RouteDecision, category
     for name in snapshot.model_map.fallback_strategy.chain(category):
         if name == decision.model:
             continue
-        objection = _objection(snapshot, name, decision.model)
-        if objection is None:
-            provider = snapshot.models[name].provider
+        candidate = snapshot.find_model(name)
+        objection = _objection(snapshot, candidate, decision.model)
+        if candidate is not None and objection is None:
             reasons = (*decision.reasons, f"{name} takes over from {decision.model}")
-            return RouteDecision(name, provider, reasons, "fallback", replaces=decision.model)
+            return RouteDecision(name, candidate.provider, reasons, "fallback", replaces=decision.model)
         decision = _adding(decision, f"not {name}: {objection}")
     return _adding(decision, f"no fallback is left, so {decision.model} stays until the hard cap")
 
 
-def _objection(snapshot: RoutingSnapshot, candidate: str, original: str) -> str | None:
+def _objection(snapshot: RoutingSnapshot, model: ModelSettings | None, original: str) -> str | None:
     """Why a candidate may not replace the original: each is weighed against its own provider (contract 12)."""
-    model = snapshot.models.get(candidate)
     if model is None:
         return "it is not in the catalog"
+    candidate = model.name
     if candidate in snapshot.denied_models:
         return "its own cap denied the call"
     standing = snapshot.standings[model.provider]
     if standing.missing_key_variable is not None:
         return f"{standing.missing_key_variable} is not set"
     if standing.soft_cap is not None:
-        return _soft_reason(standing)
+        return _soft_reason(standing.soft_cap)
     price, original_price = snapshot.unit_price(candidate), snapshot.unit_price(original)
     if price is None or original_price is None:
         return f"the price of {candidate if price is None else original} is unknown, so it may be dearer"
-    return f"it is dearer than {original}" if price.is_dearer_than(original_price) else None
+    return f"it is dearer than {original}" if _is_dearer(price, original_price) else None
+
+
+def _is_dearer(price: UnitPrices, than: UnitPrices) -> bool:
+    # Either direction suffices: then some mix of tokens would cost more.
+    return price.input_usd > than.input_usd or price.output_usd > than.output_usd
 
 
 def _adding(decision: RouteDecision, reason: str) -> RouteDecision:
     return replace(decision, reasons=(*decision.reasons, reason))
 
 
-def _soft_reason(standing: ProviderStanding) -> str:
-    soft = standing.soft_cap
-    assert soft is not None, "only asked when a soft limit is reached"
+def _soft_reason(soft: CapStanding) -> str:
     return f"{soft.cap.label} is {soft.used_fraction:.0%} used (soft limit {soft.soft_limit_ratio:.0%})"
 
 

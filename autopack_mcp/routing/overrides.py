@@ -6,17 +6,19 @@ The router asks, the ``override_model`` tool and the command line write.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import Connection, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, insert, or_, select, update
 
 from autopack_mcp.database.tables import overrides
+from autopack_mcp.errors import OverrideRefused
 
-_WILDCARDS = frozenset("*?[]")
+_WILDCARD = re.compile(r"\*|\?|\[!?\]?[^\]]*\]")  # As fnmatch reads them: a bracket that is never closed is a letter.
 _IN_CONTEXT_FROM = 1 << 62  # Overrides of a library caller's run context are newer than any row.
 
 
@@ -50,11 +52,17 @@ class Override:
         return fnmatchcase(role, self.role) and fnmatchcase(f"{category}:{complexity}", self.pattern)
 
     @property
-    def rank(self) -> tuple[bool, int, int]:
-        """Sorts the winner last: exact before pattern, then more literal characters, then newest."""
-        pattern = f"{self.role} {self.pattern}"
-        literal = sum(character not in _WILDCARDS for character in pattern)
-        return (not _WILDCARDS & set(pattern), literal, self.override_id)
+    def rank(self) -> tuple[int, ...]:
+        """Sorts the winner last: exact before pattern, then more literal characters, then newest (contract 10).
+
+        Of two that are equally exact about the question, one that names its role goes before one for any role.
+        """
+        return (*_exactness(self.pattern), *_exactness(self.role), self.override_id)
+
+
+def _exactness(pattern: str) -> tuple[bool, int]:
+    literal = _WILDCARD.sub("", pattern)
+    return literal == pattern, len(literal)
 
 
 def winning_override(
@@ -62,34 +70,62 @@ def winning_override(
 ) -> Override | None:
     """The override of one scope that answers a question, None when none does."""
     speaking = [override for override in candidates if override.answers(role, category, complexity, at)]
-    return max(speaking, key=lambda override: override.rank, default=None)
+    if len(speaking) > 1:
+        return max(speaking, key=lambda override: override.rank)
+    return speaking[0] if speaking else None
 
 
-def overrides_of_context(model_overrides: Mapping[str, Mapping[str, str]]) -> tuple[Override, ...]:
-    """The overrides of a library caller's run context: ``{"builder": {"core_backend:medium": "gpt-4o"}}``.
+def overrides_of_context(run_context: Mapping[str, Any]) -> tuple[Override, ...]:
+    """The overrides that a library caller brings along, as ``Override`` objects newer than any row.
 
-    A key without a colon means every complexity of that category.
+    Args:
+        run_context: ``{"model_overrides": {"builder": {"core_backend:medium": "gpt-4o"}}}``. A key without a colon
+            means every complexity of that category; globs work as in any override; the key may be missing or None.
+
+    Raises:
+        OverrideRefused: ``model_overrides`` has another shape.
     """
+    by_role = run_context.get("model_overrides") or {}
     found: list[Override] = []
-    for role, choices in model_overrides.items():
-        for key, model in choices.items():
-            category, _, complexity = key.partition(":")
-            number = _IN_CONTEXT_FROM + len(found)
-            found.append(Override(number, "run", role, category, complexity or "*", model, "run context"))
+    for role, key, model in _choices(by_role):
+        category, _, complexity = key.partition(":")
+        number = _IN_CONTEXT_FROM + len(found)
+        found.append(Override(number, "run", role, category, complexity or "*", model, "run context"))
     return tuple(found)
 
 
-def overrides_in_force(connection: Connection, run_id: str | None, at: datetime) -> tuple[Override, ...]:
-    """The standing overrides of one run, or the global ones for None; oldest first."""
-    in_scope = overrides.c.scope == "global" if run_id is None else overrides.c.run_id == run_id
-    unexpired = or_(overrides.c.expires_at.is_(None), overrides.c.expires_at > at)
-    found = (
-        select(overrides)
-        .where(in_scope, overrides.c.withdrawn_at.is_(None), unexpired)
-        .order_by(overrides.c.override_id)
+def _choices(by_role: object) -> Iterator[tuple[str, str, str]]:
+    """(role, pattern, model) of each choice in a run context."""
+    if not isinstance(by_role, Mapping):
+        raise _misshapen(by_role)
+    for role, choices in by_role.items():
+        if not isinstance(choices, Mapping):
+            raise _misshapen(choices)
+        for key, model in choices.items():
+            if not (isinstance(role, str) and isinstance(key, str) and isinstance(model, str)):
+                raise _misshapen({key: model})
+            yield role, key, model
+
+
+def _misshapen(found: object) -> OverrideRefused:
+    return OverrideRefused(
+        f"The run context's model_overrides cannot be read at {found!r:.100}.",
+        hint='Write {"builder": {"core_backend:medium": "gpt-4o"}}: role, then category:complexity, then the model.',
     )
+
+
+def overrides_in_force(connection: Connection, run_id: str | None, at: datetime) -> tuple[Override, ...]:
+    """The overrides of one run that stood at a moment, or the global ones for None; oldest first."""
+    in_scope = overrides.c.scope == "global" if run_id is None else overrides.c.run_id == run_id
+    found = select(overrides).where(in_scope, _is_standing(at)).order_by(overrides.c.override_id)
     fields = Override.__dataclass_fields__
     return tuple(Override(**{name: row[name] for name in fields}) for row in connection.execute(found).mappings())
+
+
+def _is_standing(at: datetime) -> ColumnElement[bool]:
+    unexpired = or_(overrides.c.expires_at.is_(None), overrides.c.expires_at > at)
+    not_withdrawn = or_(overrides.c.withdrawn_at.is_(None), overrides.c.withdrawn_at > at)
+    return and_(overrides.c.created_at <= at, not_withdrawn, unexpired)
 
 
 def add_override(connection: Connection, override: Override, client: str) -> int:
@@ -108,6 +144,6 @@ def withdraw_overrides(connection: Connection, like: Override, at: datetime) -> 
         overrides.c.role == like.role,
         overrides.c.category == like.category,
         overrides.c.complexity == like.complexity,
-        overrides.c.withdrawn_at.is_(None),
+        _is_standing(at),
     )
     return connection.execute(update(overrides).where(same).values(withdrawn_at=at)).rowcount
