@@ -1,4 +1,4 @@
-"""Reads everything a choice of model depends on, at one moment, into a RoutingSnapshot.
+"""Reads everything a choice of model depends on, at one moment, into a RoutingSnapshot, and keeps one while it holds.
 
 One read serves the door that spends, the library's router and the tools that explain, so that what is shown is what
 would be used. It chooses nothing.
@@ -6,23 +6,32 @@ would be used. It chooses nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from threading import Lock
 
 from sqlalchemy import Connection
 
 from autopack_mcp.budgets.caps import RunCaps
 from autopack_mcp.budgets.standings import provider_standings
+from autopack_mcp.clock import Clock
 from autopack_mcp.config import ProviderSettings, Settings
 from autopack_mcp.routing.model_map import ModelMap, current_model_map
-from autopack_mcp.routing.model_router import RoutingSnapshot, UnitPrice
+from autopack_mcp.routing.model_router import RoutingSnapshot
 from autopack_mcp.routing.overrides import Override, overrides_in_force
+from autopack_mcp.usage.prices import UnitPrices
+
+TRUSTED_S = 0.001  # Without a look at the database: hundreds of questions in a hot loop, and shorter than any commit.
+KEPT_S = 1.0  # Even when nothing was written: overrides expire and windows end by the clock alone.
+KEPT_LIMIT = 64  # Snapshots, one per run; a process that asks about more of them reads more often.
 
 
 @dataclass(frozen=True, slots=True)
 class RunRules:
-    """What a run of the database adds to a choice: its pinned map, its own overrides, its caps, and whether it is real."""
+    """What a run of the database adds to a choice: its pinned map, its overrides, its caps, and whether it is real."""
 
     run_id: str
     model_map: ModelMap
@@ -36,12 +45,13 @@ def read_snapshot(
     settings: Settings,
     at: datetime,
     has_key: Callable[[ProviderSettings], bool],
-    unit_price: Callable[[str], UnitPrice | None],
+    unit_price: Callable[[str], UnitPrices | None],
     rules: RunRules | None = None,
 ) -> RoutingSnapshot:
     """The snapshot for a run, or for a call outside any run when ``rules`` is None.
 
-    A rehearsal buys nothing, so it needs no key; its caps are the run's shadow scopes (contract 17).
+    A rehearsal buys nothing, so it needs no key; its caps are the run's shadow scopes (contract 17). Each price is
+    worked out at most once per snapshot.
     """
     is_rehearsal = rules is not None and rules.is_rehearsal
     standings = provider_standings(
@@ -54,4 +64,79 @@ def read_snapshot(
     )
     model_map = rules.model_map if rules else current_model_map(settings, overrides_in_force(connection, None, at))
     overrides = rules.overrides if rules else ()
-    return RoutingSnapshot(at, model_map, settings.models, standings, unit_price, overrides)
+    return RoutingSnapshot(at, model_map, settings.models, standings, cache(unit_price), overrides)
+
+
+class SnapshotReader:
+    """``read_snapshot`` with everything but the run already in hand; give every part by name."""
+
+    def __init__(
+        self,
+        *,
+        settings: Callable[[], Settings],
+        clock: Clock,
+        has_key: Callable[[ProviderSettings], bool],
+        unit_price: Callable[[str], UnitPrices | None],
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._has_key = has_key
+        self._unit_price = unit_price
+
+    def read(
+        self, connection: Connection, rules: RunRules | None = None, settings: Settings | None = None
+    ) -> RoutingSnapshot:
+        """A snapshot of this moment under the settings in force, or under ``settings`` that the caller holds on to."""
+        settings = settings or self._settings()
+        return read_snapshot(connection, settings, self._clock.now(), self._has_key, self._unit_price, rules)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    snapshot: RoutingSnapshot
+    version: Hashable
+    read_at: float
+    looked_at: float
+
+
+class KeptSnapshots:
+    """Snapshots in memory, read again when something they depend on has changed. Safe for threads.
+
+    Args:
+        read: makes the snapshot for a run id, or for a call outside any run.
+        version: what changes with every commit and every edit of the configuration; None when nobody can tell, and
+            then every look is a read.
+        monotonic: seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[str | None], RoutingSnapshot],
+        version: Callable[[], Hashable],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._read = read
+        self._version = version
+        self._monotonic = monotonic
+        self._kept: dict[str | None, _Kept] = {}
+        self._lock = Lock()
+
+    def get(self, run_id: str | None) -> RoutingSnapshot:
+        """The snapshot of this moment, at most ``TRUSTED_S`` seconds old."""
+        kept = self._kept.get(run_id)
+        if kept is not None and self._monotonic() - kept.looked_at < TRUSTED_S:
+            return kept.snapshot
+        with self._lock:
+            return self._looked(run_id)
+
+    def _looked(self, run_id: str | None) -> RoutingSnapshot:
+        now, version = self._monotonic(), self._version()  # Before the read: a commit in between is seen next time.
+        kept = self._kept.pop(run_id, None)
+        if kept is not None and version is not None and version == kept.version and now - kept.read_at < KEPT_S:
+            kept = _Kept(kept.snapshot, version, kept.read_at, now)
+        else:
+            kept = _Kept(self._read(run_id), version, now, now)
+        if len(self._kept) >= KEPT_LIMIT:
+            self._kept.pop(next(iter(self._kept)))  # The one not looked at for longest.
+        self._kept[run_id] = kept
+        return kept.snapshot
