@@ -10,21 +10,22 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autopack_mcp import __version__
 from autopack_mcp.clock import Clock, SystemClock
 from autopack_mcp.config import ProviderSettings, Settings
-from autopack_mcp.config_file import ConfigFile, find_config
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.migrate import open_database
+from autopack_mcp.errors import ConfigError
 from autopack_mcp.home import CONFIG_VARIABLE, Home, Keys, find_home
 from autopack_mcp.summary.summaries import Summaries
 from autopack_mcp.usage.prices import PriceBook, UnitPrices
 
 if TYPE_CHECKING:
+    from autopack_mcp.config_file import ConfigFile
     from autopack_mcp.budgets.ledger import Ledger
     from autopack_mcp.calls import CallDoor
     from autopack_mcp.control import Control
@@ -33,6 +34,29 @@ if TYPE_CHECKING:
     from autopack_mcp.runs.supervisor import Supervisor
     from autopack_mcp.sandbox import Sandbox
     from autopack_mcp.usage.recorder import UsageRecorder
+
+
+@dataclass(slots=True)
+class _SettingsInForce:
+    """models.yaml, first read when somebody asks: a question about a run never does, and YAML costs time to load.
+
+    A file that became bad leaves the last good settings in force; what is wrong with it joins their warnings.
+    """
+
+    home: Home
+    explicit: Path | None
+    clock: Clock
+    _file: ConfigFile | None = None
+
+    def __call__(self) -> Settings:
+        if self._file is None:
+            # Lazy: see above.
+            from autopack_mcp.config_file import find_config
+
+            self._file = find_config(self.explicit, self.home, clock=self.clock)
+        settings = self._file.current()
+        problem = self._file.problem
+        return settings if problem is None else replace(settings, warnings=settings.warnings + problem.problems)
 
 
 @dataclass(slots=True)
@@ -59,15 +83,11 @@ class Autopack:
     home: Home
     environ: Mapping[str, str]
     clock: Clock
-    config: ConfigFile
+    settings: Callable[[], Settings]
     keys: Keys
     database: Database
     price_book: Callable[[], PriceBook]
     summaries: Summaries
-
-    def settings(self) -> Settings:
-        """The settings in force."""
-        return self.config.current()
 
     def has_key(self, provider: ProviderSettings) -> bool:
         """Whether this process could call a provider."""
@@ -98,32 +118,47 @@ def open_autopack(
     config_path: str | Path | None = None,
     clock: Clock | None = None,
 ) -> Autopack:
-    """Open the home that ``environ`` names, with its config and database; close its database when done.
+    """Open the home that ``environ`` names, and its database; close the database when done.
 
     Raises:
-        ConfigError: models.yaml cannot be used. DatabaseError: the database cannot.
+        DatabaseError: the database cannot be used. (A models.yaml that cannot is a ConfigError of the first question
+            that needs it; see ``open_checked``.)
     """
     home = find_home(environ)
     home.ensure()
     clock = clock or SystemClock()
     explicit = config_path or environ.get(CONFIG_VARIABLE)
-    config = find_config(Path(explicit) if explicit else None, home, clock=clock)
-    config.current()
+    settings = _SettingsInForce(home, Path(explicit) if explicit else None, clock)
     keys = Keys(environ, home.env_file)
     database = open_database(db_url or home.database_url)
-    books = _PriceBooks(config.current)
+    books = _PriceBooks(settings)
 
     def has_key(provider: ProviderSettings) -> bool:
         return provider.api_key_env is None or keys.get(provider.api_key_env) is not None
 
     def unit_price(model: str) -> UnitPrices | None:
-        found = config.current().find_model(model)
+        found = settings().find_model(model)
         return None if found is None else books.current().unit_prices(found.provider, model, clock.now())
 
-    summaries = Summaries(
-        database=database, settings=config.current, clock=clock, has_key=has_key, unit_price=unit_price
-    )
-    return Autopack(home, environ, clock, config, keys, database, books.current, summaries)
+    summaries = Summaries(database=database, settings=settings, clock=clock, has_key=has_key, unit_price=unit_price)
+    return Autopack(home, environ, clock, settings, keys, database, books.current, summaries)
+
+
+def open_checked(
+    environ: Mapping[str, str] = os.environ, *, db_url: str | None = None, config_path: str | Path | None = None
+) -> Autopack:
+    """``open_autopack`` for whoever stays: a models.yaml that cannot be used is said now, not at the first call.
+
+    Raises:
+        ConfigError: models.yaml cannot be used. DatabaseError: the database cannot.
+    """
+    autopack = open_autopack(environ, db_url=db_url, config_path=config_path)
+    try:
+        autopack.settings()
+    except ConfigError:
+        autopack.database.close_now()
+        raise
+    return autopack
 
 
 def machine_name() -> str:

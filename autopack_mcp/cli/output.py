@@ -8,13 +8,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from autopack_mcp.summary.models import ModelMapping
-from autopack_mcp.summary.run import RunList, RunSummary
 from autopack_mcp.summary.shown import plain, tokens_text, usd_text
-from autopack_mcp.summary.usage import ProviderUsage, UsageSummary
+
+if TYPE_CHECKING:
+    from autopack_mcp.summary.models import ModelMapping
+    from autopack_mcp.summary.run import RunList, RunSummary
+    from autopack_mcp.summary.usage import ProviderUsage, UsageSummary
 
 
 def print_json(answer: object) -> None:

@@ -39,7 +39,7 @@ class _Port(click.ParamType):  # type: ignore[type-arg]  # Generic only for type
 def serve(port: int | None, read_only: bool, rehearsal_pause: float) -> None:
     """Advance runs, and answer on one loopback port: the page at /, MCP at /mcp."""
     # Lazy: the HTTP server is no other verb's business.
-    from autopack_mcp.app import open_autopack
+    from autopack_mcp.app import open_checked
     from autopack_mcp.serve import Serving, bound_socket
     from autopack_mcp.serve import serve as serve_until_stopped
 
@@ -52,7 +52,7 @@ def serve(port: int | None, read_only: bool, rehearsal_pause: float) -> None:
             click.echo(f"Reading only: {serving.reading_only_because}")
 
     async def main() -> None:
-        autopack = open_autopack()
+        autopack = open_checked()
         try:
             await serve_until_stopped(
                 autopack, listening, read_only=read_only, on_serving=say, rehearsal_pause_s=rehearsal_pause

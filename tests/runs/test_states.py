@@ -73,7 +73,8 @@ def test_no_sequence_of_events_reaches_success_but_through_running(events: list[
 
 
 def test_a_phase_succeeds_only_after_verification_and_approval() -> None:
-    before = {state: {next_phase_state(state, event) for event in get_args(PhaseEvent)} for state in PHASE_STATES}
+    every: tuple[PhaseState, ...] = get_args(PhaseState)
+    before = {state: {next_phase_state(state, event) for event in get_args(PhaseEvent)} for state in every}
 
     assert [state for state in PHASE_STATES if "succeeded" in before[state]] == ["committing"]
     assert [state for state in PHASE_STATES if "committing" in before[state]] == ["auditing"]
@@ -81,11 +82,13 @@ def test_a_phase_succeeds_only_after_verification_and_approval() -> None:
 
 
 def test_from_every_state_a_run_can_still_end() -> None:
-    for start in RUN_STATES:
+    every: tuple[RunState, ...] = get_args(RunState)
+    for start in every:
         reached, frontier = {start}, [start]
         while frontier:
             state = frontier.pop()
-            following = {next_run_state(state, event) for event in allowed_run_events(state)} - reached - {None}
+            moves = (next_run_state(state, event) for event in allowed_run_events(state))
+            following = {move for move in moves if move is not None} - reached
             reached |= following
             frontier += following
         assert reached & RUN_ENDED
