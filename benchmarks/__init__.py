@@ -1,0 +1,1 @@
+"""Measurements that docs quote, each run as ``python -m benchmarks.NAME --json``; conditions stand in each module."""
