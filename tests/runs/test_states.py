@@ -76,9 +76,9 @@ def test_a_phase_succeeds_only_after_verification_and_approval() -> None:
     every: tuple[PhaseState, ...] = get_args(PhaseState)
     before = {state: {next_phase_state(state, event) for event in get_args(PhaseEvent)} for state in every}
 
-    assert [state for state in PHASE_STATES if "succeeded" in before[state]] == ["committing"]
-    assert [state for state in PHASE_STATES if "committing" in before[state]] == ["auditing"]
-    assert [state for state in PHASE_STATES if "auditing" in before[state]] == ["verifying"]
+    assert [state for state in every if "succeeded" in before[state]] == ["committing"]
+    assert [state for state in every if "committing" in before[state]] == ["auditing"]
+    assert [state for state in every if "auditing" in before[state]] == ["verifying"]
 
 
 def test_from_every_state_a_run_can_still_end() -> None:
