@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 import uvicorn
@@ -56,6 +56,8 @@ def bound_socket(port: int | None) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((HOST, candidate))
+            # At once: two programs may be bound to one port, and only the one that listens first has it.
+            listening.listen()
         except OSError:
             listening.close()
             continue
@@ -137,6 +139,13 @@ class _Server(uvicorn.Server):
     def stop(self) -> None:
         """End as after SIGTERM."""
         self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """End on a signal, without raising it again: the supervisor behind us still has its leases to give back."""
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to answer, then say so."""
