@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 RUN_LEASE_S = 6.0  # Three missed heartbeats (contract 30): long enough for a busy disk, short enough to wait for.
 HEARTBEAT_S = 2.0
 RUNS_AT_ONCE = 4  # Runs that one machine advances at the same time; the others wait in the order they were started.
+TAKE_OVER_LOOK_S = 0.2  # How often a supervisor that waits for its predecessor's lease to end asks again.
 LOOK_LIMIT_S = 1.0  # Also without any commit the supervisor looks this often: leases end without one.
 
 
@@ -98,15 +99,27 @@ class Supervisor:
             SupervisorUnavailable: another supervisor is alive here; the message says which.
         """
         with _locked(self._lock_file):
-            taken = await self._database.write(take_over, self._identity, self._clock.now())
-            if taken is None:
-                raise SupervisorUnavailable(await self._holder())
-            self._identity = taken
-            on_ready(taken)
+            self._identity = await self._taken_over()
+            on_ready(self._identity)
             try:
                 await self._supervise()
             finally:
                 await self._database.write(step_down, self._identity, self._clock.now())
+
+    async def _taken_over(self) -> SupervisorRecord:
+        """The machine's lease, as soon as a holder that was killed no longer has it; one that renews it is alive."""
+        first: SupervisorRecord | None = None
+        while True:
+            taken = await self._database.write(take_over, self._identity, self._clock.now())
+            if taken is not None:
+                return taken
+            holder = await self._database.read(supervisor_of, self._identity.machine)
+            if first is None and holder is not None:
+                log.info("waiting until the lease of process %s ends; it may have been killed", holder.pid)
+            elif holder != first or self._stopping.is_set():
+                raise SupervisorUnavailable(described(holder))
+            first = holder
+            await asyncio.sleep(TAKE_OVER_LOOK_S)
 
     async def _supervise(self) -> None:
         changes = ChangeWatch(self._database)
@@ -183,10 +196,6 @@ class Supervisor:
         if not await self._database.write(renew_supervisor, self._identity, self._visible_keys(), now):
             log.error("another supervisor has taken over this machine")
             self._stopping.set()
-
-    async def _holder(self) -> str:
-        holder = await self._database.read(supervisor_of, self._identity.machine)
-        return described(holder)
 
 
 def described(holder: SupervisorRecord | None) -> str:
