@@ -7,6 +7,7 @@ itself. The MCP tools and the command line call it, so both answer alike.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,12 +34,22 @@ from autopack_mcp.routing.snapshot import SnapshotReader
 from autopack_mcp.runs.launch import SupervisorLauncher
 from autopack_mcp.runs.progress import current_phase
 from autopack_mcp.runs.records import PhaseRecord, RunRecord
-from autopack_mcp.runs.requests import ALREADY_TRUE, Action, RequestRecord, add_request, event_of, request_by_id
+from autopack_mcp.runs.requests import (
+    ALREADY_TRUE,
+    Action,
+    RequestRecord,
+    add_request,
+    event_of,
+    pending_requests,
+    request_by_id,
+)
 from autopack_mcp.runs.rules import run_rules
-from autopack_mcp.runs.states import RUN_ACTIVE, RunState, allowed_run_events, next_run_state
-from autopack_mcp.runs.store import NewRun, insert_run, phases_of_run, run_by_id
+from autopack_mcp.runs.states import RUN_ACTIVE, RUN_ENDED, RunState, next_run_state
+from autopack_mcp.runs.store import CHOICE_HELPS_ON, NewRun, insert_run, phases_of_run, run_by_id
 from autopack_mcp.runs.workspace import pin_base
 from autopack_mcp.summary.models import PhaseModelChange, phase_model_changes
+
+log = logging.getLogger(__name__)
 
 WAIT_S = 3.0  # A tool answers within this, with what happened or with what is pending (mcp.md: no call blocks longer).
 ACKNOWLEDGE_S = 1.0  # A pause is acknowledged within this, whatever it still waits for (contract 27).
@@ -119,6 +130,8 @@ class Control:
         settings: Callable[[], Settings],
         supervisors: SupervisorLauncher,
         snapshots: SnapshotReader,
+        wait_s: float = WAIT_S,
+        acknowledge_s: float = ACKNOWLEDGE_S,
     ) -> None:
         self._home = home
         self._database = database
@@ -126,6 +139,8 @@ class Control:
         self._settings = settings
         self._supervisors = supervisors
         self._snapshots = snapshots
+        self._wait_s = wait_s
+        self._acknowledge_s = acknowledge_s
 
     # ── start ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -192,7 +207,10 @@ class Control:
         snapshot = await self._database.read(self._snapshots.read)
         missing = missing_keys(snapshot, plan, settings.providers, key_variables)
         if missing:
-            raise missing[0]
+            provider, *others = missing
+            raise MissingKey(
+                provider, missing[provider], where="the supervisor's environment", also=[missing[o] for o in others]
+            )
 
     def _new_run(self, run_id: str, plan: Plan, base: str, person: Person, *, is_rehearsal: bool) -> NewRun:
         return NewRun(
@@ -222,15 +240,19 @@ class Control:
 
         Raises:
             RunNotFound, IllegalTransition: with what exists or is allowed. SupervisorUnavailable: nobody can act.
+            RequestRefused: the run went on meanwhile, to where this cannot be asked any more.
         """
-        run = await self._database.read(run_by_id, run_id)
+        run, is_undisturbed = await self._database.read(_run_and_peace, run_id)
         if run.state in RUN_ACTIVE:
             # Also when nothing else is to be done: "resume" revives a run whose supervisor has died.
             await self._supervisors.ensure()
-        if run.state in ALREADY_TRUE[action] and not (now and run.state == "pausing"):
-            return RequestOutcome(run_id, action, run.state, f"Run {run_id} is already {run.state}: {run.why}", False)
-        if next_run_state(run.state, event_of(action, run.state)) is None and not (now and run.state == "pausing"):
-            raise IllegalTransition(run.state, action, _allowed_actions(run.state))
+        # What is so already needs no request, unless another one is on its way that changes it.
+        if is_undisturbed and not (now and run.state == "pausing"):
+            if run.state in ALREADY_TRUE[action]:
+                message = f"Run {run_id} is already {run.state}: {run.why}"
+                return RequestOutcome(run_id, action, run.state, message, _is_underway(action, run.state))
+            if next_run_state(run.state, event_of(action, run.state)) is None:
+                raise IllegalTransition(run.state, action, _allowed_actions(run.state))
         await self._supervisors.ensure()
         request_id = await self._database.write(
             add_request, run_id, action, person.author, person.client, self._clock.now(), {"now": now}
@@ -247,9 +269,11 @@ class Control:
                 seen = changes.version()
                 request = await self._database.read(request_by_id, request_id)
                 run = await self._database.read(run_by_id, run_id)
-                is_pending = request.state == "pending" or run.state in ("pausing", "cancelling")
+                if request.state == "refused":
+                    raise RequestRefused(request.answer, hint=_may_ask(run))
+                is_pending = request.state == "pending" or _is_underway(action, run.state)
                 # A pause may wait for a long step: that it is acknowledged is the answer (contract 27).
-                patience_s = ACKNOWLEDGE_S if run.state == "pausing" else WAIT_S
+                patience_s = self._acknowledge_s if run.state == "pausing" else self._wait_s
                 left_s = started_s + patience_s - now_s()
                 if not is_pending or left_s <= 0:
                     phases = await self._database.read(phases_of_run, run_id)
@@ -267,15 +291,22 @@ class Control:
             RunNotFound; RequestRefused: it is empty or too long; IllegalTransition: the run has ended.
         """
         run = await self._database.read(run_by_id, run_id)
-        if not allowed_run_events(run.state):
+        if run.state in RUN_ENDED:
             raise IllegalTransition(run.state, "note")
         now = self._clock.now()
         note_id = await self._database.write(add_note, run_id, checked_note(text), source, person.author, now)
         file = notes_file(Path(run.workspace))
         if Path(run.workspace).is_dir():
-            append_missing(file, await self._database.read(notes_of_run, run_id))
+            await self._append(file, run_id)
         message = f"Note {note_id} will stand in every later prompt of run {run_id} until it is withdrawn."
         return NoteOutcome(note_id, message, now, str(file))
+
+    async def _append(self, file: Path, run_id: str) -> None:
+        try:
+            await asyncio.to_thread(append_missing, file, await self._database.read(notes_of_run, run_id))
+        except OSError:
+            # The note is in force all the same: the row counts, and the executor appends what is missing later.
+            log.exception("note of run %s could not be appended to its file", run_id)
 
     async def withdraw_note(self, run_id: str, note_id: int) -> str:
         """Take a note out of all later prompts.
@@ -296,59 +327,91 @@ class Control:
         """
         override = await self._checked(wish, person)
         before = await self._futures(wish.run_id)
-        override_id, undone = await self._database.write(self._write_override, override, undo=wish.undo)
-        after = await self._futures(wish.run_id)
-        changes = (
-            ()
-            if before is None or after is None
-            else phase_model_changes(
-                before[0], after[0], after[1], stopped_by_cap=await self._is_stopped_by_cap(wish.run_id)
-            )
+        override_id, undone = await self._database.write(
+            self._write_override, override, client=person.client, undo=wish.undo
         )
-        message = _override_message(wish, override, undone, changes)
-        return OverrideOutcome(message, changes, override_id)
+        after = await self._futures(wish.run_id)
+        changes = _changes(before, after)
+        return OverrideOutcome(_override_message(wish, override, undone, changes), changes, override_id)
 
-    def _write_override(self, connection: Connection, override: Override, *, undo: bool) -> tuple[int | None, int]:
+    def _write_override(
+        self, connection: Connection, override: Override, *, client: str, undo: bool
+    ) -> tuple[int | None, int]:
         if undo:
             return None, withdraw_overrides(connection, override, self._clock.now())
-        return add_override(connection, override, override.author), 0
+        return add_override(connection, override, client), 0
 
-    async def _futures(self, run_id: str | None) -> tuple[RoutingSnapshot, tuple[PhaseRecord, ...]] | None:
+    async def _futures(self, run_id: str | None) -> _Futures | None:
         """What the run's future phases are chosen from; None for a global override, which touches new runs only."""
         if run_id is None:
             return None
 
-        def read(connection: Connection) -> tuple[RoutingSnapshot, tuple[PhaseRecord, ...]]:
+        def read(connection: Connection) -> _Futures:
+            run = run_by_id(connection, run_id)
             rules = run_rules(connection, run_id, self._clock.now())
-            return self._snapshots.read(connection, rules), phases_of_run(connection, run_id)
+            phases = phases_of_run(connection, run_id)
+            return _Futures(self._snapshots.read(connection, rules), phases, run.state in CHOICE_HELPS_ON)
 
         return await self._database.read(read)
 
-    async def _is_stopped_by_cap(self, run_id: str | None) -> bool:
-        return run_id is not None and (await self._database.read(run_by_id, run_id)).state == "budget_paused"
-
     async def _checked(self, wish: OverrideWish, person: Person) -> Override:
-        models = self._settings().models
-        if not wish.undo and self._settings().find_model(wish.model) is None:
-            raise OverrideRefused(
-                f"No model {wish.model!r} in the catalog.", hint=f"Known: {', '.join(sorted(models))}."
-            )
-        if wish.scope == "run":
-            if wish.run_id is None:
-                raise OverrideRefused("An override of scope 'run' needs a run_id.", hint="Or use scope 'global'.")
-            run = await self._database.read(run_by_id, wish.run_id)
-            if not allowed_run_events(run.state):
-                raise IllegalTransition(run.state, "override")
-        elif wish.run_id is not None:
-            raise OverrideRefused("A global override has no run_id.", hint="It touches every run started later.")
-        _check_pattern(wish, self._settings().categories)
+        await self._check_scope(wish)
         now = self._clock.now()
-        if wish.expires_at is not None and wish.expires_at <= now:
-            raise OverrideRefused(f"The override would already have expired at {wish.expires_at:%Y-%m-%d %H:%M} UTC.")
+        # What is to be withdrawn may name what has gone from the settings since.
+        if not wish.undo:
+            settings = self._settings()
+            _check_model(wish.model, settings)
+            _check_pattern(wish, settings.categories)
+            if wish.expires_at is not None and wish.expires_at <= now:
+                expired = f"{wish.expires_at:%Y-%m-%d %H:%M}"
+                raise OverrideRefused(f"The override would already have expired at {expired} UTC.")
         return Override(
             0, wish.scope, wish.role, wish.category, wish.complexity, wish.model, person.author, now, wish.expires_at,
             wish.run_id,
         )  # fmt: skip
+
+    async def _check_scope(self, wish: OverrideWish) -> None:
+        if wish.scope == "global":
+            if wish.run_id is not None:
+                raise OverrideRefused("A global override has no run_id.", hint="It touches every run started later.")
+            return
+        if wish.run_id is None:
+            raise OverrideRefused("An override of scope 'run' needs a run_id.", hint="Or use scope 'global'.")
+        run = await self._database.read(run_by_id, wish.run_id)
+        if run.state in RUN_ENDED:
+            raise IllegalTransition(run.state, "override")
+
+
+@dataclass(frozen=True, slots=True)
+class _Futures:
+    """From what a run's phases will choose their models, and whether that concerns the phase in hand as well."""
+
+    snapshot: RoutingSnapshot
+    phases: tuple[PhaseRecord, ...]
+    helps_phase_in_hand: bool
+
+
+def _changes(before: _Futures | None, after: _Futures | None) -> tuple[PhaseModelChange, ...]:
+    if before is None or after is None:
+        return ()
+    return phase_model_changes(
+        before.snapshot, after.snapshot, after.phases, with_phase_in_hand=after.helps_phase_in_hand
+    )
+
+
+def _run_and_peace(connection: Connection, run_id: str) -> tuple[RunRecord, bool]:
+    """The run, and whether nothing that was asked of it is still unanswered."""
+    return run_by_id(connection, run_id), not pending_requests(connection, (run_id,))
+
+
+def _is_underway(action: Action, state: RunState) -> bool:
+    """Whether what was asked has begun and is not done yet."""
+    return (action, state) in (("pause", "pausing"), ("cancel", "cancelling"))
+
+
+def _may_ask(run: RunRecord) -> str:
+    actions = ", ".join(_allowed_actions(run.state)) or "nothing any more"
+    return f"Run {run.run_id} is {run.state}: {run.why}. It can be asked now: {actions}."
 
 
 def _said(request: RequestRecord, run: RunRecord, phases: Sequence[PhaseRecord]) -> str:
@@ -359,7 +422,15 @@ def _said(request: RequestRecord, run: RunRecord, phases: Sequence[PhaseRecord])
         phase = current_phase(phases)
         step = f"{phase.state} of phase {phase.phase_id}" if phase is not None else "step in hand"
         return f"Run {run.run_id} pauses as soon as the {step} is done; pause with now=true interrupts it."
+    if run.state == "cancelling":
+        return f"Run {run.run_id} is being cancelled: its step is being ended and its workspace cleaned."
     return f"{request.answer} Run {run.run_id} is {run.state}: {run.why}"
+
+
+def _check_model(model: str, settings: Settings) -> None:
+    if settings.find_model(model) is None:
+        known = ", ".join(sorted(settings.models))
+        raise OverrideRefused(f"No model {model!r} in the catalog.", hint=f"Known: {known}.")
 
 
 def _check_pattern(wish: OverrideWish, categories: frozenset[str]) -> None:
@@ -391,7 +462,8 @@ def _override_message(
 
 
 def _named_plan(name: str, folders: tuple[Path, ...]) -> Path:
-    plans = {file.name: file for folder in folders for file in _plans_in(folder)}
+    # As with PATH, the first folder wins.
+    plans = {file.name: file for folder in reversed(folders) for file in _plans_in(folder)}
     found = next(
         (plans[known] for known in (name, f"{name}.yaml", f"{name}.yml", f"{name}.json") if known in plans), None
     )
@@ -409,7 +481,8 @@ def _plans_in(folder: Path) -> list[Path]:
 
 def _rules(repository: Path) -> str:
     file = repository / ".autopack" / "rules.md"
-    if not file.is_file() or file.is_symlink():
+    # A repository of somebody else could name any file of this machine by a link, and prompts leave the machine.
+    if not file.is_file() or file.resolve() != repository.resolve() / ".autopack" / "rules.md":
         return ""
     return file.read_text(encoding="utf-8", errors="replace")[:RULES_LIMIT]
 
@@ -420,14 +493,14 @@ def _allowed_actions(state: RunState) -> tuple[str, ...]:
 
 def missing_keys(
     snapshot: RoutingSnapshot, plan: Plan, providers: Mapping[str, ProviderSettings], key_variables: frozenset[str]
-) -> tuple[MissingKey, ...]:
-    """The providers that the plan's first choices need and the supervisor has no key for, each once."""
+) -> Mapping[str, str]:
+    """Provider to variable: the accounts that the plan's first choices need and the supervisor has no key for."""
     questions = {
         (role, phase.task_category, phase.complexity) for phase in plan.phases for role in ("builder", "auditor")
     }
-    needed = {choose(snapshot, *question).provider for question in sorted(questions)}
-    return tuple(
-        MissingKey(provider, variable, where="the supervisor's environment")
+    needed = {choose(snapshot, *question).provider for question in questions}
+    return {
+        provider: variable
         for provider in sorted(needed)
         if (variable := providers[provider].api_key_env) is not None and variable not in key_variables
-    )
+    }

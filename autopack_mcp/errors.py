@@ -35,6 +35,7 @@ page and the command line.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Literal
@@ -296,17 +297,22 @@ class ProviderRefused(ProviderError):
 
 
 class MissingKey(ProviderError):
-    """The environment has no key for this provider; ``api_key_env`` is the variable to set."""
+    """The environment has no key for this provider; ``api_key_env`` is the variable to set.
+
+    ``also`` are further variables that are needed and not set.
+    """
 
     code = "missing_key"
 
-    def __init__(self, provider: str, api_key_env: str, *, where: str = "") -> None:
+    def __init__(self, provider: str, api_key_env: str, *, where: str = "", also: Sequence[str] = ()) -> None:
+        line = f"{api_key_env}=…"
+        further = f" Missing as well: {', '.join(also)}." if also else ""
         super().__init__(
             f"No API key for provider {provider!r}: the variable {api_key_env} is not set"
             f"{f' in {where}' if where else ''}.",
             provider=provider,
             billed="no",
-            hint=f"Set {api_key_env} there, or put the line {api_key_env}=… into AUTOPACK_HOME/env (mode 0600).",
+            hint=f"Set {api_key_env} there, or put the line {line} into AUTOPACK_HOME/env (mode 0600).{further}",
         )
         self.api_key_env = api_key_env
 

@@ -17,26 +17,35 @@ from sqlalchemy import Connection
 from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.clock import Clock
 from autopack_mcp.database.engine import Database
-from autopack_mcp.errors import DatabaseError, LeaseLost, WorkspaceError
+from autopack_mcp.errors import DatabaseError, IllegalTransition, LeaseLost, WorkspaceError
 from autopack_mcp.plan import Plan, plan_from_json
 from autopack_mcp.runs.executor import Executor, StepJob
-from autopack_mcp.runs.outcomes import FailureRule, Outcome, begin_attempt, close_run, write_outcome
-from autopack_mcp.runs.progress import current_phase
+from autopack_mcp.runs.outcomes import (
+    FailureRule,
+    Outcome,
+    Prepared,
+    begin_attempt,
+    cancel_run,
+    close_run,
+    stop_for_person,
+    write_outcome,
+)
+from autopack_mcp.runs.progress import current_phase, is_over
 from autopack_mcp.runs.records import PhaseRecord, RunRecord
-from autopack_mcp.runs.states import PHASE_ENDED
+from autopack_mcp.runs.states import RUN_ACTIVE
 from autopack_mcp.runs.store import (
     attempts_of_phase,
     let_go,
-    move_phase,
     move_run,
     phases_of_run,
     plan_json_of_run,
     rules_of_run,
     run_by_id,
-    set_attempt,
 )
 
 log = logging.getLogger(__name__)
+
+COLLISIONS_LIMIT = 3  # A person cannot move a run between our look and our write this often in a row; a bug can.
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +65,16 @@ class RunDriver:
         self._clock = clock
         self._executor = executor
         self._step: asyncio.Task[Outcome] | None = None
+        self._is_interrupted = False
+        self._is_prepared = False
+        self._fixed: _Fixed | None = None
 
     def interrupt(self) -> None:
-        """End the step in hand now: its provider call is settled honestly, its command tree killed."""
+        """End the step in hand now, or the one about to begin: its call is settled honestly, its command tree killed.
+
+        Commit first what it is interrupted for: the driver looks at its run again, and that must say why.
+        """
+        self._is_interrupted = True
         if self._step is not None:
             self._step.cancel()
 
@@ -81,56 +97,80 @@ class RunDriver:
             return
         except Exception as error:
             log.exception("run %s stopped on an internal error", self.fence.run_id)
-            await self._write(move_run, self.fence, "phase_failed", f"internal error: {error!r}", self._clock.now())
+            why = f"internal error: {error!r}"
+            if not await self._database.write(stop_for_person, self.fence, why, self._clock.now()):
+                # Nobody waits for a person there, and with the lease given back it would fail again at once.
+                return
         await self._give_back()
 
     async def _until_stopped(self) -> None:
-        run = await self._database.read(run_by_id, self.fence.run_id)
-        fixed = await self._database.read(_read_fixed, run.run_id)
+        collisions = 0
+        while True:
+            # Before the look: whoever interrupts has committed why, so either the look sees it or the next step does.
+            self._is_interrupted = False
+            run = await self._database.read(run_by_id, self.fence.run_id)
+            if run.lease_token != self.fence.lease_token:
+                # A workspace has no fence of its own, so the loser must not begin another step in it.
+                raise LeaseLost(run.run_id)
+            if run.state not in RUN_ACTIVE:
+                return
+            try:
+                await self._act(run)
+            except IllegalTransition:
+                # A person moved the run between our look and our write, and nothing was written: look again.
+                collisions += 1
+                if collisions == COLLISIONS_LIMIT:
+                    raise
+            else:
+                collisions = 0
+
+    async def _act(self, run: RunRecord) -> None:
+        """What the run's state asks for: to begin, to stop, or one more step."""
         if run.state == "queued":
             await self._write(move_run, self.fence, "start", "started", self._clock.now())
-        is_prepared = False
-        while True:
-            run = await self._database.read(run_by_id, self.fence.run_id)
-            if run.state == "cancelling":
-                await self._cancelled(run)
-            elif run.state == "pausing":
-                await self._write(move_run, self.fence, "boundary", "paused as asked", self._clock.now())
-            elif run.state != "running":
-                return
-            elif not is_prepared:
-                is_prepared = await self._prepared(run, fixed.plan)
-            else:
-                await self._advance(run, fixed)
+        elif run.state == "cancelling":
+            await self._cancel(run)
+        elif run.state == "pausing":
+            await self._pause(run)
+        else:
+            await self._advance(run)
 
-    async def _prepared(self, run: RunRecord, plan: Plan) -> bool:
-        outcome = await self._interruptible(self._executor.prepare(run, plan))
-        if outcome is None:
-            return False
+    async def _pause(self, run: RunRecord) -> None:
         phases = await self._database.read(phases_of_run, run.run_id)
-        phase = current_phase(phases)
-        assert phase is not None, "a validated plan has phases"
-        await self._write_outcome(phase, outcome, plan)
-        return True
-
-    async def _advance(self, run: RunRecord, fixed: _Fixed) -> None:
-        """One step: open an attempt, do what its phase's state asks for, or end the run."""
-        phases = await self._database.read(phases_of_run, run.run_id)
-        phase = current_phase(phases)
-        if phase is None or phase.state in PHASE_ENDED:
+        if is_over(phases):
+            # The step that the pause waited for was the last one: nothing is left that could go on later.
             await self._write(close_run, self.fence, phases, self._clock.now())
+        else:
+            await self._write(move_run, self.fence, "boundary", "paused as asked", self._clock.now())
+
+    async def _advance(self, run: RunRecord) -> None:
+        """One step: make the workspace, open an attempt, do what its phase's state asks for, or end the run."""
+        fixed = await self._read_fixed()
+        phases = await self._database.read(phases_of_run, run.run_id)
+        phase = current_phase(phases)
+        if phase is None or is_over(phases):
+            await self._write(close_run, self.fence, phases, self._clock.now())
+        elif not self._is_prepared:
+            outcome = await self._interruptible(lambda: self._executor.prepare(run, fixed.plan))
+            self._is_prepared = isinstance(outcome, Prepared)
+            await self._write_outcome(phase, outcome)
         elif phase.state == "queued":
             await self._write(begin_attempt, self.fence, run, phase, self._clock.now())
         else:
-            attempts = await self._database.read(attempts_of_phase, run.run_id, phase.phase_id)
-            job = StepJob(run, fixed.plan, fixed.rules, phase, attempts, self.fence)
-            outcome = await self._interruptible(self._executor.do(job))
-            if outcome is not None:
-                await self._write_outcome(phase, outcome, fixed.plan)
+            job = await self._job(run, phase)
+            outcome = await self._interruptible(lambda: self._executor.do(job))
+            await self._write_outcome(phase, outcome)
 
-    async def _interruptible(self, work: Coroutine[Any, Any, Outcome]) -> Outcome | None:
+    async def _job(self, run: RunRecord, phase: PhaseRecord) -> StepJob:
+        fixed = await self._read_fixed()
+        attempts = await self._database.read(attempts_of_phase, run.run_id, phase.phase_id)
+        return StepJob(run, fixed.plan, fixed.rules, phase, attempts, self.fence)
+
+    async def _interruptible(self, work: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome | None:
         """What a step came to, or None when somebody interrupted it: then the run's state says why."""
-        self._step = asyncio.create_task(work)
+        if self._is_interrupted:
+            return None
+        self._step = asyncio.create_task(work())
         try:
             return await self._step
         except asyncio.CancelledError:
@@ -141,18 +181,34 @@ class RunDriver:
         finally:
             self._step = None
 
-    async def _cancelled(self, run: RunRecord) -> None:
+    async def _cancel(self, run: RunRecord) -> None:
         """Close what a cancelled run leaves open, then the run itself: nothing half-done stays in the workspace."""
+        run = await self._kept(run)
         try:
             await self._executor.clean(run)
         except (WorkspaceError, OSError):
             # A workspace that is gone or broken must not keep its run from ending.
             log.exception("the workspace of run %s could not be cleaned", run.run_id)
-        await self._write(_cancel_phases, self.fence, self._clock)
+        await self._write(cancel_run, self.fence, self._clock.now())
 
-    async def _write_outcome(self, phase: PhaseRecord, outcome: Outcome, plan: Plan) -> None:
-        rule = FailureRule(plan.attempts_limit, plan.on_failure)
-        await self._write(write_outcome, self.fence, phase, outcome, rule, self._clock.now())
+    async def _kept(self, run: RunRecord) -> RunRecord:
+        """The run, with the phase succeeded whose commit stands on its branch already: that cannot be called off."""
+        phase = current_phase(await self._database.read(phases_of_run, run.run_id))
+        if phase is None or phase.state != "committing":
+            return run
+        await self._write_outcome(phase, await self._executor.find_commit(await self._job(run, phase)))
+        return await self._database.read(run_by_id, run.run_id)
+
+    async def _write_outcome(self, phase: PhaseRecord, outcome: Outcome | None) -> None:
+        if outcome is not None:
+            plan = (await self._read_fixed()).plan
+            rule = FailureRule(plan.attempts_limit, plan.on_failure)
+            await self._write(write_outcome, self.fence, phase, outcome, rule, self._clock.now())
+
+    async def _read_fixed(self) -> _Fixed:
+        if self._fixed is None:
+            self._fixed = await self._database.read(_fixed_of_run, self.fence.run_id)
+        return self._fixed
 
     async def _give_back(self) -> None:
         await self._write(let_go, self.fence)
@@ -161,18 +217,5 @@ class RunDriver:
         await self._database.write(operation, *arguments)
 
 
-def _read_fixed(connection: Connection, run_id: str) -> _Fixed:
+def _fixed_of_run(connection: Connection, run_id: str) -> _Fixed:
     return _Fixed(plan_from_json(plan_json_of_run(connection, run_id)), rules_of_run(connection, run_id))
-
-
-def _cancel_phases(connection: Connection, fence: RunFence, clock: Clock) -> None:
-    at = clock.now()
-    for phase in phases_of_run(connection, fence.run_id):
-        if phase.state in PHASE_ENDED:
-            continue
-        if phase.state != "queued":
-            why = "the run was cancelled"
-            set_attempt(connection, fence, phase.phase_id, phase.attempt, state="interrupted", reason=why,
-                        finished_at=at)  # fmt: skip
-        move_phase(connection, fence, phase, "cancel", "the run was cancelled", at, finished_at=at)
-    move_run(connection, fence, "stopped", "cancelled as asked", at)

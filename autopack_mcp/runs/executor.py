@@ -15,7 +15,15 @@ from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.builders import Builder, BuildJob
 from autopack_mcp.clock import Clock
 from autopack_mcp.database.engine import Database
-from autopack_mcp.errors import ProviderError, QuotaExhausted, RoutingError, UnusableReply, WorkspaceError
+from autopack_mcp.errors import (
+    MissingKey,
+    ProviderError,
+    ProviderRefused,
+    QuotaExhausted,
+    RoutingError,
+    UnusableReply,
+    WorkspaceError,
+)
 from autopack_mcp.llm_service import AsyncLlmService, AuditorResult, PhaseAccount
 from autopack_mcp.notes import adopt_lines, append_missing, hand_written, notes_file, notes_of_run, read_lines
 from autopack_mcp.plan import PhaseSpec, Plan
@@ -34,12 +42,15 @@ from autopack_mcp.runs.outcomes import (
     WasVerified,
 )
 from autopack_mcp.runs.records import AttemptRecord, PhaseRecord, RunRecord
+from autopack_mcp.runs.store import check_lease
 from autopack_mcp.runs.verify import VerifyResult, verify
 from autopack_mcp.runs.workspace import Workspace
 from autopack_mcp.sandbox import Sandbox
 
 CONTEXT_LIMIT_BYTES = 200_000  # Of files shown to a builder: about 50,000 tokens, well within every window we know.
 REASON_OUTPUT_CHARS = 4_000  # Of a red verification's output that the next attempt's prompt repeats: its end.
+# Key not accepted, account without credit (429 counts here only when no waiting cures it), not allowed, no such model.
+UNMENDED_STATUSES = frozenset({401, 402, 403, 404, 429})
 HINTS_SHOWN = 3  # The newest failed attempts; older ones say less and are paid for each time.
 
 
@@ -90,18 +101,18 @@ class Executor:
 
     async def prepare(self, run: RunRecord, plan: Plan) -> Outcome:
         """Make the run's own clone and run the plan's set-up in it; both only as far as they are not done yet."""
-        await kill_leftovers(run.run_id)
         workspace = self.workspace(run)
         try:
+            await kill_leftovers(run.run_id)
             await workspace.create(run.base_commit)
             if plan.setup is not None:
                 # Its own mark in the workspace says whether it is done; a workspace made anew needs it again.
                 await workspace.run_setup(
                     plan.setup, self._sandbox, self._environ, secret_variables=self._secret_variables
                 )
+            await self._sync_notes(run)
         except (WorkspaceError, OSError) as error:
             return Stuck(f"the workspace cannot be made: {error}")
-        await self._sync_notes(run)
         return Prepared(self._sandbox.description)
 
     async def do(self, job: StepJob) -> Outcome:
@@ -117,12 +128,20 @@ class Executor:
             return await steps[job.phase.state](job)
         except QuotaExhausted as error:
             return BudgetDenied(str(error))
-        except (ProviderError, RoutingError) as error:
-            return AttemptFailed(str(error))
         except UnusableReply as error:
             return AttemptFailed(error.reason)
-        except (WorkspaceError, OSError) as error:
+        except (ProviderError, RoutingError, WorkspaceError, OSError) as error:
+            if isinstance(error, ProviderError) and not _needs_a_person(error):
+                return AttemptFailed(str(error))
             return Stuck(f"phase {job.phase.phase_id}: {error}")
+
+    async def find_commit(self, job: StepJob) -> WasCommitted | None:
+        """The commit of the attempt in hand, when it stands on the run's branch already."""
+        try:
+            commit = await self.workspace(job.run).find_phase_commit(job.phase.phase_id, job.open_attempt.attempt)
+        except (WorkspaceError, OSError):
+            return None
+        return None if commit is None else _committed(job, commit)
 
     async def clean(self, run: RunRecord) -> None:
         """Leave the workspace at the last kept commit, with nothing of a cancelled phase in it."""
@@ -179,34 +198,38 @@ class Executor:
         return _judged(result)
 
     async def _commit(self, job: StepJob) -> Outcome:
-        workspace, attempt = self.workspace(job.run), job.open_attempt
-        commit = await workspace.find_phase_commit(job.phase.phase_id, attempt.attempt)
+        workspace = self.workspace(job.run)
+        commit = await workspace.find_phase_commit(job.phase.phase_id, job.open_attempt.attempt)
         if commit is None:
-            await self._ensure_applied(job)
-            trailers = {
-                "Autopack-Run": job.run.run_id,
-                "Autopack-Phase": job.phase.phase_id,
-                "Autopack-Attempt": str(attempt.attempt),
-            }
-            summary = attempt.summary or job.phase.name
-            message = f"{job.phase.name}\n\n{summary}"
-            # Dated by the attempt, so that committing again after a crash makes the very same commit.
-            commit = await workspace.commit(
-                attempt.tree or "", attempt.parent_commit, message, trailers, attempt.started_at
-            )
+            commit = await self._make_commit(job, workspace)
+        # Nobody fences the person's repository but we: whoever was stopped for longer than its lease ends here.
+        await self._database.read(check_lease, job.fence)
         await workspace.publish(commit)
-        return WasCommitted(commit, attempt.summary or job.phase.name)
+        return _committed(job, commit)
+
+    async def _make_commit(self, job: StepJob, workspace: Workspace) -> str:
+        await self._ensure_applied(job)
+        attempt = job.open_attempt
+        trailers = {
+            "Autopack-Run": job.run.run_id,
+            "Autopack-Phase": job.phase.phase_id,
+            "Autopack-Attempt": str(attempt.attempt),
+        }
+        message = f"{job.phase.name}\n\n{attempt.summary or job.phase.name}"
+        # Dated by the attempt, so that committing again after a crash makes the very same commit.
+        return await workspace.commit(attempt.tree or "", attempt.parent_commit, message, trailers, attempt.started_at)
 
     async def _ensure_applied(self, job: StepJob) -> None:
-        """Bring the workspace to exactly the attempt's change, whatever a crash or a command left in it."""
+        """Bring the workspace to exactly the attempt's change, whatever a crash or a command left in it.
+
+        Raises:
+            UnusableReply: it cannot be brought there any more; only another attempt helps.
+        """
         workspace, attempt = self.workspace(job.run), job.open_attempt
         await workspace.reset(attempt.parent_commit)
         change = await workspace.apply(parse_edits(attempt.reply or "").edits, _spec(job).allowed_paths)
         if change.tree != attempt.tree:
-            raise WorkspaceError(
-                f"Applying the change of phase {job.phase.phase_id} again gives another tree than before.",
-                hint="The workspace or its repository was changed from outside; resume to build the phase anew.",
-            )
+            raise UnusableReply("applied again, the same change gave another result: it was disturbed from outside")
 
     async def _sync_notes(self, run: RunRecord) -> None:
         """Make notes of lines that a hand added to the file, and append those that came from elsewhere."""
@@ -216,6 +239,16 @@ class Executor:
             await self._database.write(adopt_lines, run.run_id, lines, self._clock.now())
         known = await self._database.read(notes_of_run, run.run_id)
         await asyncio.to_thread(append_missing, file, known)
+
+
+def _needs_a_person(error: ProviderError) -> bool:
+    """Whether no attempt can go better before somebody has mended a key, an account or a name."""
+    refused = isinstance(error, ProviderRefused) and error.status in UNMENDED_STATUSES
+    return refused or isinstance(error, MissingKey)
+
+
+def _committed(job: StepJob, commit: str) -> WasCommitted:
+    return WasCommitted(commit, job.open_attempt.summary or job.phase.name)
 
 
 def _spec(job: StepJob) -> PhaseSpec:

@@ -62,6 +62,9 @@ class DetachedLauncher:
                     seen = changes.version()
                     alive = await self._alive()
                     if alive is not None:
+                        if alive.pid != process.pid:
+                            # Another client started one in the same moment; ours would stay for good, only reading.
+                            process.terminate()
                         return alive
                     if process.poll() is not None:
                         raise SupervisorUnavailable(

@@ -15,7 +15,16 @@ from sqlalchemy import Connection
 
 from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.runs.records import PhaseRecord, RunRecord
-from autopack_mcp.runs.store import insert_attempt, move_phase, move_run, set_attempt, set_run
+from autopack_mcp.runs.states import PHASE_ACTIVE, PHASE_ENDED, next_run_state
+from autopack_mcp.runs.store import (
+    insert_attempt,
+    move_phase,
+    move_run,
+    phases_of_run,
+    run_by_id,
+    set_attempt,
+    set_run,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,3 +214,23 @@ def close_run(connection: Connection, fence: RunFence, phases: Sequence[PhaseRec
     unverified = sum(phase.is_verified is False for phase in phases)
     how = f", {unverified} of them unverified" if unverified else ""
     move_run(connection, fence, "all_done", f"all {len(phases)} phases are completed{how}", at)
+
+
+def cancel_run(connection: Connection, fence: RunFence, at: datetime) -> None:
+    """End a cancelled run with all its phases that have not ended; the attempt in hand counts as interrupted."""
+    why = "the run was cancelled"
+    for phase in phases_of_run(connection, fence.run_id):
+        if phase.state in PHASE_ACTIVE:
+            _note(connection, fence, phase, state="interrupted", reason=why, finished_at=at)
+        if phase.state not in PHASE_ENDED:
+            move_phase(connection, fence, phase, "cancel", why, at, finished_at=at)
+    move_run(connection, fence, "stopped", "cancelled as asked", at)
+
+
+def stop_for_person(connection: Connection, fence: RunFence, why: str, at: datetime) -> bool:
+    """Let a run wait for a person after a failure of ours; False when its state knows no such wait."""
+    run = run_by_id(connection, fence.run_id)
+    if next_run_state(run.state, "phase_failed") is None:
+        return False
+    move_run(connection, fence, "phase_failed", why, at)
+    return True

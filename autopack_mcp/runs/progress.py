@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopack_mcp.runs.records import PhaseRecord
-from autopack_mcp.runs.states import PHASE_ACTIVE, PHASE_COMPLETED
+from autopack_mcp.runs.states import PHASE_ACTIVE, PHASE_COMPLETED, PHASE_ENDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +61,8 @@ def current_phase(phases: Sequence[PhaseRecord]) -> PhaseRecord | None:
     active = next((phase for phase in phases if phase.state in PHASE_ACTIVE), None)
     queued = next((phase for phase in phases if phase.state == "queued"), None)
     return active or queued or (phases[-1] if phases else None)
+
+
+def is_over(phases: Sequence[PhaseRecord]) -> bool:
+    """True when no phase is left to be done, however each of them ended."""
+    return all(phase.state in PHASE_ENDED for phase in phases)

@@ -58,18 +58,15 @@ def add_request(
     at: datetime,
     arguments: Mapping[str, Any] | None = None,
 ) -> str:
-    """Write a request down, or find the equal one that is still pending; returns its id."""
-    pending = select(requests.c.request_id).where(
-        requests.c.run_id == run_id, requests.c.action == action, requests.c.state == "pending"
-    )
-    known = connection.execute(pending).scalar()
-    if known is not None:
-        return str(known)
+    """Write a request down, unless it repeats the newest one that is still pending; returns the id of either."""
+    wanted = dict(arguments or {})
+    # Only the newest: behind a "resume" another "pause" is a new wish.
+    for newest in pending_requests(connection, (run_id,))[-1:]:
+        if (newest.action, newest.arguments) == (action, wanted):
+            return newest.request_id
     request_id = f"q-{secrets.token_hex(4)}"
     row = {"request_id": request_id, "run_id": run_id, "action": action, "author": author, "client": client}
-    connection.execute(
-        insert(requests).values(**row, arguments=dict(arguments or {}), state="pending", answer="", created_at=at)
-    )
+    connection.execute(insert(requests).values(**row, arguments=wanted, state="pending", answer="", created_at=at))
     return request_id
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, func, insert, literal, or_, select, update
 
 from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.database.tables import attempts, phases, run_events, runs
@@ -30,6 +30,8 @@ from autopack_mcp.runs.states import (
     next_run_state,
 )
 
+# Where a run waits in which another model may be what helps the phase in hand on.
+CHOICE_HELPS_ON: frozenset[RunState] = frozenset({"budget_paused", "needs_attention"})
 KNOWN_RUNS_SHOWN = 5  # How many ids an error names: enough to find the one that was meant.
 _RUN_FIELDS = tuple(RunRecord.__dataclass_fields__)
 _PHASE_FIELDS = tuple(PhaseRecord.__dataclass_fields__)
@@ -141,10 +143,9 @@ def insert_run(connection: Connection, new: NewRun, at: datetime) -> None:
 
 def claim(connection: Connection, run_id: str, owner: str, at: datetime, lease_s: float) -> RunFence | None:
     """Take over a run whose lease is free; None when somebody holds it. The new fencing token outdates every older."""
-    free = or_(runs.c.lease_owner.is_(None), runs.c.lease_expires_at < at)
     taken = connection.execute(
         update(runs)
-        .where(runs.c.run_id == run_id, free, runs.c.state.not_in(RUN_ENDED))
+        .where(runs.c.run_id == run_id, _is_free(at), runs.c.state.not_in(RUN_ENDED))
         .values(lease_owner=owner, lease_token=runs.c.lease_token + 1, lease_expires_at=at + timedelta(seconds=lease_s))
     )
     if taken.rowcount == 0:
@@ -153,11 +154,11 @@ def claim(connection: Connection, run_id: str, owner: str, at: datetime, lease_s
     return RunFence(run_id, int(token))
 
 
-def claimable_runs(connection: Connection, at: datetime) -> tuple[str, ...]:
+def claimable_runs(connection: Connection, at: datetime) -> tuple[RunRecord, ...]:
     """Runs that want to be advanced and whose lease is free, oldest first."""
-    free = or_(runs.c.lease_owner.is_(None), runs.c.lease_expires_at < at)
-    found = select(runs.c.run_id).where(runs.c.state.in_(RUN_ACTIVE), free).order_by(runs.c.created_at)
-    return tuple(connection.execute(found).scalars())
+    found = select(*_columns(runs, _RUN_FIELDS)).where(runs.c.state.in_(RUN_ACTIVE), _is_free(at))
+    found = found.order_by(runs.c.created_at, runs.c.run_id)
+    return tuple(RunRecord(**row) for row in connection.execute(found).mappings())
 
 
 def renew(connection: Connection, fences: Sequence[RunFence], at: datetime, lease_s: float) -> tuple[RunFence, ...]:
@@ -168,6 +169,15 @@ def renew(connection: Connection, fences: Sequence[RunFence], at: datetime, leas
         for fence in fences
         if connection.execute(update(runs).where(_mine(fence)).values(lease_expires_at=expires_at)).rowcount == 0
     )
+
+
+def check_lease(connection: Connection, fence: RunFence) -> None:
+    """Nothing, while the run is still ours.
+
+    Raises:
+        LeaseLost: another process owns it.
+    """
+    _state_under(connection, fence)
 
 
 def let_go(connection: Connection, fence: RunFence) -> None:
@@ -186,8 +196,9 @@ def move_run(connection: Connection, fence: RunFence, event: RunEvent, why: str,
     if target is None:
         raise IllegalTransition(state, event, allowed_run_events(state))
     values: dict[str, Any] = {"state": target, "why": why, "updated_at": at}
-    if event == "start":
-        values["started_at"] = at
+    if target == "running":
+        # The first time only; that need not be a "start", for a run may be paused while it is still queued.
+        values["started_at"] = func.coalesce(runs.c.started_at, literal(at, runs.c.started_at.type))
     if target in RUN_ENDED:
         values["finished_at"] = at
     connection.execute(update(runs).where(_mine(fence), runs.c.state == state).values(**values))
@@ -250,8 +261,8 @@ def set_attempt(connection: Connection, fence: RunFence, phase_id: str, number: 
 def chosen_at(connection: Connection, run_id: str, phase_id: str | None, attempt: int | None) -> datetime | None:
     """As of when the models of an attempt are chosen; None when there is no such attempt.
 
-    That is its start, so that a phase in hand ends as it began (contract 10); but when a cap had stopped it, the moment
-    a person let it go on: another model may be the very way out.
+    That is its start, so that a phase in hand ends as it began (contract 10); but when a cap or a provider had stopped
+    it, the moment a person let it go on: another model may be the very way out.
     """
     mine = and_(attempts.c.run_id == run_id, attempts.c.phase_id == phase_id, attempts.c.attempt == attempt)
     started_at: datetime | None = connection.execute(select(attempts.c.started_at).where(mine)).scalar()
@@ -286,6 +297,10 @@ def record_event(
 
 def _columns(table: Any, names: Sequence[str]) -> list[Any]:
     return [table.c[name] for name in names]
+
+
+def _is_free(at: datetime) -> Any:
+    return or_(runs.c.lease_owner.is_(None), runs.c.lease_expires_at < at)
 
 
 def _mine(fence: RunFence) -> Any:

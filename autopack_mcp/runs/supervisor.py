@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -22,16 +23,17 @@ from autopack_mcp.budgets.ledger import Ledger, RunFence
 from autopack_mcp.clock import Clock
 from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.database.engine import Database
-from autopack_mcp.errors import DatabaseError, RunError, SupervisorUnavailable
+from autopack_mcp.errors import DatabaseError, LeaseLost, SupervisorUnavailable
 from autopack_mcp.runs.driver import RunDriver
 from autopack_mcp.runs.requests import (
     ALREADY_TRUE,
     RequestRecord,
+    RequestState,
     answer_request,
     event_of,
     pending_requests,
 )
-from autopack_mcp.runs.states import allowed_run_events, next_run_state
+from autopack_mcp.runs.states import RunState, next_run_state
 from autopack_mcp.runs.store import claim, claimable_runs, let_go, move_phase, move_run, phases_of_run, renew, run_by_id
 from autopack_mcp.runs.supervision import (
     SupervisorRecord,
@@ -47,6 +49,9 @@ RUN_LEASE_S = 6.0  # Three missed heartbeats (contract 30): long enough for a bu
 HEARTBEAT_S = 2.0
 RUNS_AT_ONCE = 4  # Runs that one machine advances at the same time; the others wait in the order they were started.
 TAKE_OVER_LOOK_S = 0.2  # How often a supervisor that waits for its predecessor's lease to end asks again.
+STOPPING: frozenset[RunState] = frozenset(
+    {"pausing", "cancelling"}
+)  # All they need is a moment, so they get it at once.
 LOOK_LIMIT_S = 1.0  # Also without any commit the supervisor looks this often: leases end without one.
 
 
@@ -71,6 +76,7 @@ class Supervisor:
         ledger: Ledger,
         visible_keys: Callable[[], Sequence[str]],
         make_driver: Callable[[RunFence], RunDriver],
+        heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._identity = identity
         self._lock_file = lock_file
@@ -79,6 +85,7 @@ class Supervisor:
         self._ledger = ledger
         self._visible_keys = visible_keys
         self._make_driver = make_driver
+        self._heartbeat_s = heartbeat_s
         self._drivers: dict[str, RunDriver] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stopping = asyncio.Event()
@@ -135,47 +142,66 @@ class Supervisor:
                     heart.cancel()
                     for task in self._tasks.values():
                         task.cancel()
+            # Of a run that was claimed in the very moment of the stop, the driver has never begun.
+            for driver in self._drivers.values():
+                await self._database.write(let_go, driver.fence)
         finally:
             changes.close()
 
     async def _look(self, tasks: asyncio.TaskGroup) -> None:
-        """Obey what was asked, then take up what may be taken up."""
-        try:
-            for request in await self._database.read(pending_requests):
-                await self._obey(request)
-            await self._ledger.expire_overdue()
-            await self._claim(tasks)
-        except DatabaseError:
-            # Busy or full for a moment: nothing is lost, the rows are still there at the next look.
-            log.exception("the database could not be used; trying again")
+        """Obey what was asked, then take up what may be taken up; what goes wrong with one of them stops no other."""
+        for work in (self._obey_all, self._ledger.expire_overdue, partial(self._claim, tasks)):
+            try:
+                await work()
+            except DatabaseError:
+                # Busy or full for a moment: nothing is lost, the rows are still there at the next look.
+                log.exception("the database could not be used; trying again")
+            except Exception:  # A bug in one part must not end every run of the machine.
+                log.exception("a part of the supervisor's work failed; trying again")
+
+    async def _obey_all(self) -> None:
+        for request in await self._database.read(pending_requests):
+            await self._obey(request)
 
     async def _obey(self, request: RequestRecord) -> None:
         driver = self._drivers.get(request.run_id)
         fence = driver.fence if driver else None
         try:
             obeyed = await self._database.write(obey, request, fence, self.owner, self._clock.now())
-        except RunError:
+        except LeaseLost:
             # The run was lost to another process in this moment; whoever owns it answers the request.
             log.warning("request %s about run %s is left to another process", request.request_id, request.run_id)
+            return
+        except DatabaseError:
+            raise
+        except Exception as error:
+            # Written by another version perhaps; unanswered, it would come up again at every look.
+            log.exception("request %s about run %s cannot be handled", request.request_id, request.run_id)
+            why = f"It cannot be handled: {error!r}"
+            await self._database.write(answer_request, request.request_id, "refused", why, self._clock.now())
             return
         if obeyed is not None and obeyed.interrupts and driver is not None:
             driver.interrupt()
 
     async def _claim(self, tasks: asyncio.TaskGroup) -> None:
-        for run_id in await self._database.read(claimable_runs, self._clock.now()):
-            if len(self._drivers) >= RUNS_AT_ONCE:
-                return
-            fence = await self._database.write(claim, run_id, self.owner, self._clock.now(), RUN_LEASE_S)
-            if fence is not None and run_id not in self._drivers:
-                self._drivers[run_id] = self._make_driver(fence)
-                self._tasks[run_id] = tasks.create_task(self._drive(run_id), name=f"run {run_id}")
+        for run in await self._database.read(claimable_runs, self._clock.now()):
+            # A person waits to see it stop, however many others are being advanced.
+            must_wait = run.state not in STOPPING and len(self._drivers) >= RUNS_AT_ONCE
+            # Our own, whose renewal was late: it goes on under its token, and a new one would lose its step.
+            if must_wait or run.run_id in self._drivers:
+                continue
+            fence = await self._database.write(claim, run.run_id, self.owner, self._clock.now(), RUN_LEASE_S)
+            if fence is not None:
+                self._drivers[run.run_id] = self._make_driver(fence)
+                self._tasks[run.run_id] = tasks.create_task(self._drive(run.run_id), name=f"run {run.run_id}")
 
     async def _drive(self, run_id: str) -> None:
         try:
             await self._drivers[run_id].drive()
-        finally:
-            del self._drivers[run_id]
-            del self._tasks[run_id]
+        except Exception:  # Its lease runs out and it is taken up again; the other runs go on meanwhile.
+            log.exception("run %s was dropped", run_id)
+        del self._drivers[run_id]
+        del self._tasks[run_id]
 
     async def _beat(self) -> None:
         """Prolong our leases; a lost run is interrupted, a lost machine ends everything."""
@@ -185,7 +211,7 @@ class Supervisor:
             except DatabaseError:
                 # A lease outlives two missed beats; after that the fence keeps us from writing.
                 log.exception("the leases could not be renewed; trying again")
-            await asyncio.sleep(HEARTBEAT_S)
+            await asyncio.sleep(self._heartbeat_s)
 
     async def _renew(self) -> None:
         now = self._clock.now()
@@ -212,27 +238,33 @@ def obey(
     """Do what a request asks, in one transaction with its answer; None leaves it pending for the run's owner.
 
     A run that nobody has in hand is claimed for the moment of its move.
+
+    Raises:
+        LeaseLost: ``fence`` is stale. RunNotFound: there is no such run.
     """
-    mine = fence or claim(connection, request.run_id, owner, at, RUN_LEASE_S)
     run = run_by_id(connection, request.run_id)
     wants_now = request.action == "pause" and bool(request.arguments.get("now"))
-    if run.state in ALREADY_TRUE[request.action] or not allowed_run_events(run.state):
-        return _answered(connection, request, Obeyed(f"It was already {run.state}.", wants_now), at)
-    if mine is None:
-        return None
+    if run.state in ALREADY_TRUE[request.action]:
+        return _answered(connection, request, "done", Obeyed(f"It was already {run.state}.", wants_now), at)
     event = event_of(request.action, run.state)
     if next_run_state(run.state, event) is None:
-        return _answered(connection, request, Obeyed(f"{request.action} is not possible while {run.state}."), at)
+        refusal = Obeyed(f"{request.action} is not possible: the run is {run.state}.")
+        return _answered(connection, request, "refused", refusal, at)
+    mine = fence or claim(connection, request.run_id, owner, at, RUN_LEASE_S)
+    if mine is None:
+        return None
     move_run(connection, mine, event, f"{request.action} asked by {request.author} through {request.client}", at)
     if event == "retry":
         _requeue_failed(connection, mine, at)
     if fence is None:
         let_go(connection, mine)
-    return _answered(connection, request, Obeyed("Done.", wants_now or request.action == "cancel"), at)
+    return _answered(connection, request, "done", Obeyed("Done.", wants_now or request.action == "cancel"), at)
 
 
-def _answered(connection: Connection, request: RequestRecord, obeyed: Obeyed, at: datetime) -> Obeyed:
-    answer_request(connection, request.request_id, "done", obeyed.answer, at)
+def _answered(
+    connection: Connection, request: RequestRecord, state: RequestState, obeyed: Obeyed, at: datetime
+) -> Obeyed:
+    answer_request(connection, request.request_id, state, obeyed.answer, at)
     return obeyed
 
 

@@ -185,15 +185,15 @@ def explain_model(
 
 
 def phase_model_changes(
-    before: RoutingSnapshot, after: RoutingSnapshot, phases: Sequence[PhaseRecord], *, stopped_by_cap: bool = False
+    before: RoutingSnapshot, after: RoutingSnapshot, phases: Sequence[PhaseRecord], *, with_phase_in_hand: bool = False
 ) -> tuple[PhaseModelChange, ...]:
     """Which future phases another model answers after a change, builder and auditor apart, in plan order.
 
-    Future are the queued phases and those that a retry would queue again (contract 10); where a cap has stopped the
-    run, also the phase in hand, which another model may help on.
+    Future are the queued phases and those that a retry would queue again (contract 10); in a run that has stopped
+    where another model may help it on, ``with_phase_in_hand`` adds the phase that it stopped in.
     """
     future = [
-        phase for phase in phases if phase.state in _FUTURE or (stopped_by_cap and phase.state not in PHASE_ENDED)
+        phase for phase in phases if phase.state in _FUTURE or (with_phase_in_hand and phase.state not in PHASE_ENDED)
     ]
     questions = {(role, phase.task_category, phase.complexity) for role in ROLES for phase in future}
     models = {question: (_row(before, *question).model, _row(after, *question).model) for question in questions}
