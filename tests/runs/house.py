@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from autopack_mcp import app
 from autopack_mcp.app import Autopack
@@ -27,13 +28,21 @@ ANN = Person("ann", "a test")
 LIMIT_S = 20  # Everything in these tests takes well under a second or two, also on a busy machine.
 
 
+class _Reached(asyncio.Event):
+    """An event that nobody waits for without end: a run that breaks before its first call must fail its test."""
+
+    async def wait(self) -> Literal[True]:
+        async with asyncio.timeout(LIMIT_S):
+            return await super().wait()
+
+
 class Gate:
     """Stands before every scripted reply; closed, it holds the call there."""
 
     def __init__(self) -> None:
         self._open = asyncio.Event()
         self._open.set()
-        self.reached = asyncio.Event()
+        self.reached = _Reached()
 
     def close(self) -> None:
         self._open.clear()
