@@ -269,8 +269,8 @@ def chosen_at(connection: Connection, run_id: str, phase_id: str | None, attempt
     if started_at is None:
         return None
     let_on = and_(run_events.c.run_id == run_id, run_events.c.kind == "run", run_events.c.to_state == "running")
-    after_a_cap = and_(let_on, run_events.c.from_state == "budget_paused", run_events.c.occurred_at > started_at)
-    found = select(run_events.c.occurred_at).where(after_a_cap).order_by(run_events.c.event_id.desc())
+    after_a_stop = and_(let_on, run_events.c.from_state.in_(CHOICE_HELPS_ON), run_events.c.occurred_at > started_at)
+    found = select(run_events.c.occurred_at).where(after_a_stop).order_by(run_events.c.event_id.desc())
     resumed_at: datetime | None = connection.execute(found.limit(1)).scalar()
     return resumed_at or started_at
 
