@@ -19,7 +19,7 @@ from autopack_mcp.clock import Clock, SystemClock
 from autopack_mcp.config import ProviderSettings, Settings
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.migrate import open_database
-from autopack_mcp.errors import ConfigError
+from autopack_mcp.errors import ConfigError, Problem
 from autopack_mcp.home import CONFIG_VARIABLE, Home, Keys, find_home
 from autopack_mcp.summary.summaries import Summaries
 from autopack_mcp.usage.prices import PriceBook, UnitPrices
@@ -243,9 +243,14 @@ def usage_recorder(autopack: Autopack) -> UsageRecorder:
     books = ledger(autopack)
 
     def book(event: UsageEvent) -> None:
+        settings = autopack.settings()
+        if event.provider not in settings.providers:
+            known = ", ".join(sorted(settings.providers))
+            message = f"there is no account {event.provider!r} to book a call on; there are {known}"
+            raise ConfigError((Problem(message, settings.source, where="providers"),))
         rules = autopack.database.read_now(run_rules, event.run_id, event.occurred_at) if event.run_id else None
         scope = CallScope(event.provider, event.role, event.purpose, event.run_id, event.phase_id)
-        caps = caps_of_call(autopack.settings(), scope, rules.caps if rules else RunCaps(), event.occurred_at)
+        caps = caps_of_call(settings, scope, rules.caps if rules else RunCaps(), event.occurred_at)
         books.book_external(event, caps)
 
     return UsageRecorder(book, autopack.price_book)

@@ -6,21 +6,30 @@ It only opens: every class here is the real one, wired by ``app``. ``LlmService`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from pathlib import Path
+from threading import Event, Thread, current_thread
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
+from weakref import finalize
 
-from anyio.from_thread import start_blocking_portal
+from sqlalchemy import Connection
 
 from autopack_mcp import app, llm_service
+from autopack_mcp.database.changes import ChangeWatch
+from autopack_mcp.errors import RequestRefused
 from autopack_mcp.llm_service import AuditorResult, BuilderResult, Completion
 from autopack_mcp.plan import PhaseSpec
 from autopack_mcp.providers.base import ChatMessage
 from autopack_mcp.routing import model_router
-from autopack_mcp.routing.model_router import RouteDecision
+from autopack_mcp.routing.model_router import RoutingSnapshot
+from autopack_mcp.routing.snapshot import KeptSnapshots
 from autopack_mcp.runs.rules import run_rules
 from autopack_mcp.usage import recorder, service
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class AsyncLlmService(llm_service.AsyncLlmService):
@@ -35,7 +44,7 @@ class AsyncLlmService(llm_service.AsyncLlmService):
     """
 
     def __init__(self, db_url: str | None = None, config_path: str | Path | None = None) -> None:
-        self._autopack = app.open_autopack(db_url=db_url, config_path=config_path)
+        self._autopack = app.open_checked(db_url=db_url, config_path=config_path)
         self._calls = app.call_door(self._autopack)
         super().__init__(self._calls)
 
@@ -54,16 +63,17 @@ class AsyncLlmService(llm_service.AsyncLlmService):
 
 
 class LlmService:
-    """``AsyncLlmService`` for callers without an event loop; it runs its own in a thread. Close it, or use ``with``."""
+    """``AsyncLlmService`` for callers without an event loop; it runs its own in a thread. Close it, or use ``with``.
+
+    Safe for threads. One that is forgotten is closed when nobody holds it any more, and keeps no program from ending.
+    """
 
     def __init__(self, db_url: str | None = None, config_path: str | Path | None = None) -> None:
-        self._portal_context = start_blocking_portal("asyncio")
-        self._portal = self._portal_context.__enter__()
-        try:
-            self._service = self._portal.call(AsyncLlmService, db_url, config_path)
-        except BaseException:
-            self._portal_context.__exit__(None, None, None)
-            raise
+        self._service = AsyncLlmService(db_url, config_path)
+        self._loop = _LoopThread()
+        self._closing = finalize(self, _close, self._loop, self._service)
+        # At the end of the program there is nothing to save: what was booked is on disk before its call returned.
+        self._closing.atexit = False
 
     def __enter__(self) -> Self:
         return self
@@ -74,9 +84,8 @@ class LlmService:
         self.close()
 
     def close(self) -> None:
-        """Give connections back and end the thread."""
-        self._portal.call(self._service.aclose)
-        self._portal_context.__exit__(None, None, None)
+        """Interrupt calls in flight, give connections back and end the thread; safe to call twice."""
+        self._closing()
 
     def execute_builder_phase(
         self,
@@ -89,7 +98,7 @@ class LlmService:
         run_hints: Sequence[str] | str | None = None,
     ) -> BuilderResult:
         """See ``llm_service.AsyncLlmService.execute_builder_phase``."""
-        return self._portal.call(
+        return self._loop.call(
             self._service.execute_builder_phase,
             phase_spec, file_context, run_id, phase_id, run_context, project_rules, run_hints,
         )  # fmt: skip
@@ -105,7 +114,7 @@ class LlmService:
         verification_output: str = "",
     ) -> AuditorResult:
         """See ``llm_service.AsyncLlmService.execute_auditor_review``."""
-        return self._portal.call(
+        return self._loop.call(
             self._service.execute_auditor_review,
             patch_content, phase_spec, run_id, phase_id, run_context, project_rules, verification_output,
         )  # fmt: skip
@@ -122,19 +131,88 @@ class LlmService:
         max_output_tokens: int = llm_service.AGENT_OUTPUT_TOKENS,
     ) -> Completion:
         """See ``llm_service.AsyncLlmService.complete``."""
-        return self._portal.call(
+        return self._loop.call(
             self._service.complete,
             role, messages, run_id, phase_id, run_context, task_category, complexity, max_output_tokens,
         )  # fmt: skip
 
 
+class _LoopThread:
+    """An event loop in a thread of its own; a daemon, so that a program which forgets it can still end."""
+
+    def __init__(self) -> None:
+        self._is_ready = Event()
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._thread = Thread(target=self._run, name="autopack-llm-service", daemon=True)
+        self._thread.start()
+        self._is_ready.wait()
+
+    def call(self, work: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What ``work`` returns, once it is done there. A caller who is interrupted interrupts the work."""
+        if not self._thread.is_alive():
+            raise RequestRefused("This LlmService is closed.", hint="Open a new one.")
+        future = asyncio.run_coroutine_threadsafe(self._tracked(work, *args, **kwargs), self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl-C: the call is cut and booked, not left running unseen.
+            raise
+
+    def end(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Interrupt what is running, wait until it has ended, do ``last`` and stop."""
+        if current_thread() is self._thread:
+            # Collected by chance in the loop's own thread, which cannot wait for itself.
+            Thread(target=self.end, args=(last,), name="autopack-llm-service-end").start()
+            return
+        try:
+            self.call(self._interrupted)
+            self.call(last)
+        finally:
+            self._loop.call_soon_threadsafe(self._may_stop.set)
+            self._thread.join()
+
+    def _run(self) -> None:
+        with asyncio.Runner() as runner:
+            runner.run(self._until_stopped())
+
+    async def _until_stopped(self) -> None:
+        self._loop, self._may_stop = asyncio.get_running_loop(), asyncio.Event()
+        self._is_ready.set()
+        await self._may_stop.wait()
+
+    async def _tracked(self, work: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        call = asyncio.current_task()
+        assert call is not None, "a coroutine runs in a task"
+        self._calls.add(call)
+        try:
+            return await work(*args, **kwargs)
+        finally:
+            self._calls.discard(call)
+
+    async def _interrupted(self) -> None:
+        running = self._calls - {asyncio.current_task()}
+        for call in running:
+            call.cancel()
+        # Each books what it may have cost before it ends.
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+def _close(loop: _LoopThread, service: AsyncLlmService) -> None:
+    loop.end(service.aclose)
+
+
 class ModelRouter(model_router.ModelRouter):
-    """``select_model`` over a database and a config, read afresh for each question. Close it, or use ``with``."""
+    """``select_model`` over a database and a config; a change of either is seen at the next question.
+
+    Close it, or use ``with``. Safe for threads.
+    """
 
     def __init__(self, db_url: str | None = None, config_path: str | Path | None = None) -> None:
-        self._autopack = app.open_autopack(db_url=db_url, config_path=config_path)
+        self._autopack = app.open_checked(db_url=db_url, config_path=config_path)
         self._reader = app.snapshot_reader(self._autopack)
-        super().__init__(self._read)
+        self._changes = ChangeWatch(self._autopack.database)
+        self._kept = KeptSnapshots(self._read, self._version)
+        super().__init__(lambda run_context: self._kept.get(run_context.get("run_id")))
 
     def __enter__(self) -> Self:
         return self
@@ -143,31 +221,27 @@ class ModelRouter(model_router.ModelRouter):
         self.close()
 
     def close(self) -> None:
-        """Give connections back."""
+        """Give connections back; safe to call twice."""
+        self._changes.close()
         self._autopack.database.close_now()
 
-    def select_model(
-        self,
-        role: str,
-        task_category: str = "general",
-        complexity: str = "medium",
-        run_context: Mapping[str, Any] | None = None,
-    ) -> RouteDecision:
-        """See ``routing.model_router.ModelRouter.select_model``."""
-        return super().select_model(role, task_category, complexity, run_context)
+    def _read(self, run_id: str | None) -> RoutingSnapshot:
+        return self._autopack.database.read_now(self._read_in, run_id)
 
-    def _read(self, run_context: Mapping[str, Any]) -> model_router.RoutingSnapshot:
-        database, now = self._autopack.database, self._autopack.clock.now()
-        run_id = run_context.get("run_id")
-        rules = database.read_now(run_rules, run_id, now) if run_id else None
-        return database.read_now(self._reader.read, rules)
+    def _read_in(self, connection: Connection, run_id: str | None) -> RoutingSnapshot:
+        rules = run_rules(connection, run_id, self._autopack.clock.now()) if run_id else None
+        return self._reader.read(connection, rules)
+
+    def _version(self) -> Hashable:
+        commits = self._changes.version()
+        return None if commits is None else (commits, self._autopack.settings().digest, self._autopack.visible_keys())
 
 
 class UsageRecorder(recorder.UsageRecorder):
     """``record_usage`` for calls that were made elsewhere. Close it, or use ``with``."""
 
     def __init__(self, db_url: str | None = None, config_path: str | Path | None = None) -> None:
-        self._autopack = app.open_autopack(db_url=db_url, config_path=config_path)
+        self._autopack = app.open_checked(db_url=db_url, config_path=config_path)
         books = app.usage_recorder(self._autopack)
         super().__init__(books.book, self._autopack.price_book)
 
@@ -186,7 +260,7 @@ class UsageService(service.UsageService):
     """Usage by provider and by model, from the ledger. Close it, or use ``with``."""
 
     def __init__(self, db_url: str | None = None, config_path: str | Path | None = None) -> None:
-        self._autopack = app.open_autopack(db_url=db_url, config_path=config_path)
+        self._autopack = app.open_checked(db_url=db_url, config_path=config_path)
         super().__init__(self._autopack.database, self._autopack.clock)
 
     def __enter__(self) -> Self:
