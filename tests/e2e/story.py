@@ -25,7 +25,7 @@ from autopack_mcp.runs.states import RUN_ENDED
 from autopack_mcp.sandbox import detect_sandbox
 from tests.e2e.line import held_line
 from tests.e2e.scene import LARGE_BUILDER, events, held, open_scene, quick_door
-from tests.e2e.tally import NOTE, make_project, plan_text, script_models
+from tests.e2e.tally import LATER_RULES, NOTE, make_project, plan_text, rules_file, script_models
 from tests.ledger_truth import assert_ledger_adds_up
 from tests.projects import git
 from tests.runs.house import Gate, House
@@ -108,19 +108,20 @@ async def live(folder: Path, empty_database_file: Path, upstream: Upstream) -> S
         run_id = (await chat.say("start", "control_run", action="start", plan="tally"))["run_id"]
         statuses: list[Heard] = []
         watching = asyncio.create_task(chat.watch(house, run_id, statuses))
-        await steer(house, chat, gate, run_id)
+        await steer(house, chat, gate, run_id, repository)
         await watching
         return await _written_down(house, chat, upstream, repository, statuses)
 
 
-async def steer(house: House, chat: Chat, gate: Gate, run_id: str) -> None:
-    """Pause in the middle of the first call; leave a note and choose a model while it rests; let it go on."""
+async def steer(house: House, chat: Chat, gate: Gate, run_id: str, repository: Path) -> None:
+    """Pause in the middle of the first call; leave a note, choose a model and edit the rules while it rests; go on."""
     await gate.reached.wait()
     pausing = asyncio.create_task(chat.say("pause", "control_run", action="pause", run_id=run_id))
     await house.until(run_id, lambda run: run.state == "pausing")
     gate.open()
     await pausing
     await chat.say("paused", "get_run_status", run_id=run_id)
+    rules_file(repository).write_text(LATER_RULES, encoding="utf-8")
     await chat.say("note", "add_human_note", run_id=run_id, note=NOTE)
     await chat.say(
         "override", "override_model", run_id=run_id, role="builder", category="core_backend*", complexity="*",

@@ -15,6 +15,7 @@ from tests.upstream.harness import Answer, Upstream
 
 NOTE = "Write for people who have never programmed.\nNo test data from customers, please."
 RULES = "Every function has a docstring."
+LATER_RULES = "Docstrings are forbidden."
 ISSUE = "top_words counts in no order; the most frequent word must come first."
 VERDICT = "The order is wrong."
 
@@ -96,10 +97,14 @@ PLAN = {
 def make_project(folder: Path) -> Path:
     """The repository, with rules for every prompt beside the work."""
     repository = make_repository(folder, START)
-    rules = repository / ".autopack" / "rules.md"
-    rules.parent.mkdir()
-    rules.write_text(RULES, encoding="utf-8")
+    rules_file(repository).parent.mkdir()
+    rules_file(repository).write_text(RULES, encoding="utf-8")
     return repository
+
+
+def rules_file(repository: Path) -> Path:
+    """Where a project's rules for every prompt stand."""
+    return repository / ".autopack" / "rules.md"
 
 
 def plan_text(repository: Path) -> str:

@@ -17,7 +17,7 @@ import pytest
 
 from tests.e2e.scene import AUDITOR, BUILDER, LARGE_BUILDER, PRICES, SHARE, SMALL_BUILDER, WEEKLY_CAP, total_tokens
 from tests.e2e.story import Story, live
-from tests.e2e.tally import CHANGES, ISSUE, NOTE, PLAN, RULES, VERDICT, make_project
+from tests.e2e.tally import CHANGES, ISSUE, LATER_RULES, NOTE, PLAN, RULES, VERDICT, make_project
 from tests.upstream.harness import Served, Upstream
 
 PROVIDERS = {"/v1/chat/completions": "openai", "/v1/messages": "anthropic"}
@@ -101,7 +101,11 @@ def test_every_phase_asks_its_builder_and_then_its_auditor_and_nobody_else(story
     assert [call.model for call in story.journal] == [model for _, model in CALLS]
     for call, (phase_id, _) in zip(story.journal, CALLS, strict=True):
         assert f"## Phase {phase_id}:" in call.prompt
-        assert f"> {RULES}" in call.prompt
+
+
+def test_every_prompt_has_the_rules_as_they_stood_at_the_start(story: Story) -> None:
+    assert all(f"> {RULES}" in call.prompt for call in story.journal)
+    assert not any(LATER_RULES in call.prompt for call in story.journal)
 
 
 def test_a_rejected_attempt_is_told_why_and_nobody_else_is(story: Story) -> None:

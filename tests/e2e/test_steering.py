@@ -1,13 +1,14 @@
-"""From when on it holds what a person says in the middle of a phase: rehearsed runs, held in the middle of a call."""
+"""What a person says in the middle of a phase, and from when on it holds: rehearsed runs, held in mid-call."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import anyio
 import pytest
 
-from autopack_mcp.control import OverrideWish
+from autopack_mcp.control import ACKNOWLEDGE_S, OverrideWish
 from tests.projects import a_phase, a_plan, make_repository
 from tests.runs.house import ANN, House, open_house
 
@@ -81,3 +82,34 @@ async def test_a_phase_that_is_tried_again_takes_the_choice_made_meanwhile(house
 
     assert (run.state, run.phases[0].attempt) == ("succeeded", 2)
     assert (run.phases[0].builder_model, run.phases[0].auditor_model) == (OTHER, OTHER)
+
+
+async def test_a_pause_is_acknowledged_while_its_step_goes_on_and_says_what_it_waits_for(
+    house: House, tmp_path: Path
+) -> None:
+    repository = make_repository(tmp_path / "project")
+    house.gate.close()
+    async with house.supervising():
+        run_id = await house.start(a_plan(repository))
+        await house.gate.reached.wait()
+        with anyio.fail_after(ACKNOWLEDGE_S + 4):  # The rest is for a busy machine; the step itself would never end.
+            outcome = await house.control.request(run_id, "pause", ANN)
+        await house.control.request(run_id, "cancel", ANN)
+
+    assert (outcome.state, outcome.is_pending) == ("pausing", True)
+    assert "building of phase a" in outcome.message
+
+
+async def test_a_withdrawn_note_is_in_no_later_prompt(house: House, tmp_path: Path) -> None:
+    repository = make_repository(tmp_path / "project")
+    house.gate.close()
+    async with house.supervising():
+        run_id = await house.start(a_plan(repository))
+        await house.gate.reached.wait()
+        note = await house.control.add_note(run_id, "Write in verse.", "tool", ANN)
+        await house.control.withdraw_note(run_id, note.note_id)
+        house.gate.open()
+        run = await house.stopped(run_id)
+
+    assert run.state == "succeeded"
+    assert [note.delivered for note in run.notes] == ["withdrawn before it was delivered"]
