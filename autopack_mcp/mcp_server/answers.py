@@ -65,19 +65,21 @@ def how_many_fit(build: Callable[[int], Answer], most: int) -> int:
     return fitting
 
 
-def short(text: str, room: int) -> str:
-    """Somebody's words on one line, every hidden character shown, cut so that they take ``room`` bytes of JSON."""
-    shown = visible(text, room)
+def short(text: str, room: int, *, multiline: bool = False) -> str:
+    """Somebody's words, every hidden character shown, cut so that they take ``room`` bytes of JSON.
+
+    They stand on one line unless they may have lines.
+    """
+    shown = visible(text, room, multiline=multiline)
     if json_bytes(shown) - 2 <= room:
         return shown
-    used = 0
-    kept = 0
+    used = kept = 0
     for kept, character in enumerate(shown):  # noqa: B007  The number of characters before the one that is too much.
         # Nothing else needs an escape in JSON: control characters are visible text by now.
-        used += 2 if character in '"\\' else len(character.encode())
+        used += 2 if character in '"\\\n\t' else len(character.encode())
         if used > room - CUT_BYTES:
             break
-    return visible(shown, kept + 1)
+    return visible(shown, kept + 1, multiline=multiline)
 
 
 def known(**fields: Plain) -> Answer:

@@ -14,18 +14,21 @@ from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase
 from pydantic import ValidationError
 
 from autopack_mcp.errors import AutopackError
-from autopack_mcp.text_safety import visible
+from autopack_mcp.mcp_server.answers import short
 
-MESSAGE_CHARS = 3_000  # Of an error's words: a plan may have hundreds of problems, and the first ones come first.
-FACT_CHARS = 300  # Of one fact.
-VALUE_CHARS = 80  # Of a refused value that is repeated.
+MESSAGE_BYTES = 4_000  # Of an error's words: a plan may have hundreds of problems, and the first ones come first.
+HINT_BYTES = 1_000  # Of what to do about it.
+FACT_BYTES = 200  # Of one fact.
+FACTS_LISTED = 20  # Of a fact that is a list.
+VALUE_BYTES = 80  # Of a refused value that is repeated.
 
 
 def refused(error: AutopackError) -> str:
     """One of our errors: its message, its hint, and on a line of its own its code and facts as JSON."""
-    facts = {"code": error.code, **_facts(error)}
-    lines = (error.message, error.hint, json.dumps(facts, ensure_ascii=False))
-    return "\n".join(visible(line, MESSAGE_CHARS, multiline=True) for line in lines if line)
+    message = short(error.message, MESSAGE_BYTES, multiline=True)
+    hint = short(error.hint, HINT_BYTES, multiline=True)
+    facts = json.dumps({"code": error.code, **_facts(error)}, ensure_ascii=False)
+    return "\n".join(line for line in (message, hint, facts) if line)
 
 
 def arguments_refused(tool: str, arguments: type[ArgModelBase], error: ValidationError) -> str:
@@ -53,17 +56,17 @@ def _fact(value: object) -> object:
     if isinstance(value, bool | int | float):
         return value
     if isinstance(value, tuple | list):
-        return [_fact(item) for item in value]
-    return visible(str(value), FACT_CHARS)
+        return [_fact(item) for item in value[:FACTS_LISTED]]
+    return short(str(value), FACT_BYTES)
 
 
 def _wrong(problem: dict[str, Any], names: list[str]) -> str:
     name = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        return f"There is no argument {visible(name, VALUE_CHARS)!r}.{did_you_mean(name, names)}"
+        return f"There is no argument {short(name, VALUE_BYTES)!r}.{did_you_mean(name, names)}"
     if problem["type"] == "missing":
         return f"The argument {name!r} is missing."
-    value = visible(repr(problem["input"]), VALUE_CHARS)
+    value = short(repr(problem["input"]), VALUE_BYTES)
     if problem["type"] in ("literal_error", "enum"):
         known = problem["ctx"]["expected"]
         choices = [choice.strip("'") for choice in known.replace(" or ", ", ").split(", ")]

@@ -106,7 +106,11 @@ def _provider(row: ProviderUsage) -> Answer:
     return {
         "provider": short(row.provider, NAME_BYTES),
         **{name: plain(getattr(row, name)) for name in PROVIDER_FIELDS},
-        **known(**{name: plain(getattr(row, name)) for name in PROVIDER_SIBLINGS}),
+        **known(
+            # What weighs against the cap; the same as total_tokens but for calls whose truth is unknown.
+            charged_tokens=row.charged_tokens if row.charged_tokens != row.total_tokens else None,
+            **{name: plain(getattr(row, name)) for name in PROVIDER_SIBLINGS},
+        ),
     }
 
 

@@ -8,6 +8,13 @@ from typing import Any
 from autopack_mcp.summary.run import NoteView, PhaseView, RunSummary
 from tests.factories import NOON
 
+# Of a status: the names that our first users know, in their order; they may gain siblings, never go.
+PROMISED = [
+    "run_id", "state", "current_tier_name", "current_phase_name", "current_tier_index", "current_phase_index",
+    "total_tiers", "total_phases", "completed_tiers", "completed_phases", "percent_complete", "tokens_used",
+    "token_cap", "minor_issues_count", "major_issues_count",
+]  # fmt: skip
+
 
 def phase_view(index: int = 1, **overrides: Any) -> PhaseView:
     """A queued phase of the only tier."""

@@ -6,7 +6,8 @@ import json
 from datetime import UTC, datetime
 
 from autopack_mcp.errors import Denial, PlanError, Problem, QuotaExhausted, RunNotFound
-from autopack_mcp.mcp_server.refusals import FACT_CHARS, MESSAGE_CHARS, refused
+from autopack_mcp.mcp_server.answers import json_bytes
+from autopack_mcp.mcp_server.refusals import FACT_BYTES, MESSAGE_BYTES, refused
 
 
 def test_error_says_message_hint_code_and_facts() -> None:
@@ -26,16 +27,16 @@ def test_every_problem_of_a_plan_is_said_with_its_place() -> None:
 
 
 def test_hundreds_of_problems_are_cut() -> None:
-    problems = tuple(Problem("is empty.", "plan.yaml", line) for line in range(1000))
+    problems = tuple(Problem("is empty: 😀", "plan.yaml", line) for line in range(1000))
     said = refused(PlanError(problems))
-    assert len(said) < MESSAGE_CHARS + 100
+    assert json_bytes(said) < MESSAGE_BYTES + 100
     assert said.splitlines()[-2].endswith("…")
 
 
 def test_hidden_characters_of_an_error_are_shown() -> None:
     said = refused(RunNotFound("r\u202e" + "x" * 1000))
     assert "\u202e" not in said
-    assert len(json.loads(said.splitlines()[-1])["run_id"]) == FACT_CHARS
+    assert json_bytes(json.loads(said.splitlines()[-1])["run_id"]) <= FACT_BYTES + 2
 
 
 def test_facts_that_are_records_are_said_in_words() -> None:

@@ -20,16 +20,10 @@ from autopack_mcp.notes import add_note, mark_delivered
 from autopack_mcp.summary.run import NeedsYou, RequestView
 from tests.factories import NOON, insert_phase, insert_run, insert_supervisor
 from tests.mcp_server.conftest import Connect
-from tests.mcp_server.samples import note_view, phase_view, run_view
+from tests.mcp_server.samples import PROMISED, note_view, phase_view, run_view
 
 pytestmark = pytest.mark.anyio
 
-# product.md, "Names that our first users already know", in its order.
-PROMISED = [
-    "run_id", "state", "current_tier_name", "current_phase_name", "current_tier_index", "current_phase_index",
-    "total_tiers", "total_phases", "completed_tiers", "completed_phases", "percent_complete", "tokens_used",
-    "token_cap", "minor_issues_count", "major_issues_count",
-]  # fmt: skip
 HOSTILE = st.one_of(
     st.text(max_size=400),
     st.text(alphabet='\u202e\x1b\u200b"\\\n😀ж', min_size=300, max_size=400),

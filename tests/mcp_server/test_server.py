@@ -15,6 +15,7 @@ from mcp.types import INVALID_PARAMS
 from autopack_mcp.mcp_server.server import ACTING_NAMES, create_mcp_server
 from autopack_mcp.summary.summaries import Summaries
 from tests.mcp_server.conftest import Connect
+from tests.mcp_server.samples import PROMISED
 
 pytestmark = pytest.mark.anyio
 
@@ -108,3 +109,12 @@ async def test_server_without_control_says_how_to_send_the_token(connect: Connec
     server = create_mcp_server(summaries=summaries, control=None, version="1")
     async with connect(server) as client:
         assert "`autopack-mcp token` makes a token" in (client.instructions or "")
+
+
+async def test_documents_name_everything_that_clients_see(server: MCPServer) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "mcp.md").read_text(encoding="utf-8")
+    arguments = {name for tool in await server.list_tools() for name in tool.input_schema["properties"]}
+    addresses = {str(resource.uri) for resource in await server.list_resources()}
+    addresses |= {template.uri_template for template in await server.list_resource_templates()}
+    seen = {*READING_NAMES, *ACTING_NAMES, *arguments, *addresses, *PROMISED, REWRITE}
+    assert [name for name in sorted(seen) if name not in text] == []
