@@ -1,0 +1,694 @@
+"""What we promise the people who use this, where we promised it, and which tests hold it.
+
+``test_promises.py`` enforces it both ways: every promise has a test that exists and a place that exists, and every test
+of a whole run holds a promise. Comments in the code call a promise by its number ("contract 10"). Promises of things
+that are not built yet are not here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """One thing a person may rely on.
+
+    ``number`` is the contract that it is a part of, None for what is no contract between two readers but simply must
+    work. ``promised_in`` are "file#Heading", or a file alone. ``held_by`` are "tests/x/test_y.py::test_name".
+    """
+
+    says: str
+    promised_in: tuple[str, ...]
+    held_by: tuple[str, ...]
+    number: int | None = None
+
+
+def _held(file: str, *names: str) -> tuple[str, ...]:
+    """Tests of one file, named without their folder, ending and ``test_``."""
+    folder, _, module = file.rpartition("/")
+    path = f"tests/{folder}/test_{module}.py" if folder else f"tests/test_{module}.py"
+    return tuple(f"{path}::test_{name}" for name in names)
+
+
+LIBRARY = (
+    Promise(
+        "LlmService is synchronous, AsyncLlmService its twin; both build, review and complete.",
+        ("docs/library.md#As a library",),
+        _held(
+            "library",
+            "three_questions_are_answered_and_booked",
+            "the_async_twin_answers_alike",
+            "database_and_config_may_be_named",
+            "the_examples_of_the_docs_run",
+        ),
+        1,
+    ),
+    Promise(
+        "A phase needs only a description; a key that no phase has is refused by name before anything is bought.",
+        ("docs/library.md#A phase",),
+        _held(
+            "llm_service",
+            "a_phase_needs_nothing_but_a_description",
+            "a_phase_takes_every_key_of_the_contract",
+            "a_phase_that_cannot_be_asked_is_refused_by_key",
+        ),
+        2,
+    ),
+    Promise(
+        "Results carry the promised fields; the diff is ours, and any major issue means not approved.",
+        ("docs/library.md#Results",),
+        (
+            *_held(
+                "llm_service",
+                "results_have_the_promised_fields",
+                "a_builders_edits_become_a_patch_with_its_account",
+                "a_verdict_is_read_and_a_major_issue_is_never_approved",
+            ),
+            *_held("replies/verdict", "a_major_issue_is_never_approved"),
+        ),
+        3,
+    ),
+    Promise(
+        "A call made elsewhere is booked once, counts against every cap, and a cap that it passes is a breach.",
+        ("docs/library.md#The other three", "docs/accounting.md#A cap that holds"),
+        (
+            *_held("library", "a_call_made_elsewhere_counts_against_the_same_cap"),
+            *_held(
+                "usage/recorder",
+                "a_call_is_booked_as_external_with_its_cost",
+                "repeating_a_call_changes_nothing",
+                "the_same_call_with_other_numbers_is_a_conflict_and_the_first_stands",
+                "a_cap_that_a_call_passes_is_recorded_as_breached",
+            ),
+        ),
+        4,
+    ),
+    Promise(
+        "select_model answers with a model, its provider and the reasons; a decision equals only an equal decision.",
+        ("docs/library.md#The other three",),
+        (
+            *_held("library", "a_router_sees_every_change_at_its_next_question"),
+            *_held("routing/model_router", "a_decision_equals_nothing_but_an_equal_decision"),
+        ),
+        5,
+    ),
+)
+
+CONFIG = (
+    Promise(
+        "models.yaml is looked for where it is named, then in AUTOPACK_HOME, then in the package; never in the current"
+        " folder. `config init` writes the default once.",
+        ("docs/config.md#models.yaml: the reference",),
+        (
+            *_held(
+                "config_file",
+                "without_any_file_the_packaged_default_is_in_force",
+                "the_file_of_the_home_comes_before_the_default",
+                "an_explicit_file_comes_before_the_one_of_the_home",
+                "the_current_folder_is_never_looked_at",
+            ),
+            *_held("cli/reading", "the_default_config_is_written_once_and_then_left_alone"),
+        ),
+        6,
+    ),
+    Promise(
+        "Every key stands in the reference; all mistakes are named at once, with lines; the predecessor's files load.",
+        ("docs/config.md#Files of the predecessor",),
+        _held(
+            "models_yaml",
+            "every_key_that_the_loader_knows_is_in_the_reference",
+            "every_problem_is_reported_at_once_with_its_line",
+            "a_file_of_the_predecessor_loads_and_names_what_does_nothing",
+        ),
+        7,
+    ),
+    Promise(
+        "A changed file is in force at the next question; a bad one leaves the last good one in force and says so.",
+        ("docs/config.md#models.yaml: the reference",),
+        _held(
+            "config_file",
+            "a_change_is_in_force_at_the_next_question",
+            "a_bad_file_leaves_the_last_good_settings_and_says_why",
+        ),
+        7,
+    ),
+    Promise(
+        "One account is never two budgets by accident: spellings of a provider are one id, twins are refused.",
+        ("docs/config.md#`providers`",),
+        _held(
+            "models_yaml",
+            "other_spellings_of_a_provider_are_read_as_its_id_with_a_notice",
+            "two_ids_for_one_address_and_key_are_refused",
+            "two_spellings_of_one_account_are_refused",
+        ),
+        8,
+    ),
+    Promise(
+        "A run pins its model map when it starts; caps, keys and prices apply at once.",
+        ("docs/routing.md#Overrides",),
+        (
+            *_held("routing/model_map", "a_pinned_map_keeps_its_answers_when_the_configuration_changes"),
+            *_held("summary/models", "a_run_keeps_the_map_it_pinned_and_a_new_run_gets_the_present_one"),
+            *_held("calls", "caps_and_prices_apply_at_once"),
+            *_held("mcp_server/acting", "global_override_leaves_runs_in_progress_alone"),
+        ),
+        9,
+    ),
+)
+
+CHOOSING = (
+    Promise(
+        "A run's override goes before a global one, before category, before complexity; of several the more exact one,"
+        " then the newest.",
+        ("docs/routing.md#The rules, highest first", "docs/routing.md#Overrides"),
+        (
+            *_held("routing/model_router", "run_override_beats_global_override_beats_category", "baseline_answers"),
+            *_held(
+                "routing/overrides",
+                "the_more_exact_of_two_answers_though_it_is_older",
+                "of_two_equally_exact_ones_the_newest_answers",
+                "undo_withdraws_every_standing_override_like_the_wish",
+            ),
+        ),
+        10,
+    ),
+    Promise(
+        "An override for a run changes phases that are queued or retried, exactly those its answer lists; a phase in"
+        " hand ends as it began, unless a cap has stopped it.",
+        ("docs/routing.md#Overrides", "README.md#Install and start a run"),
+        (
+            *_held("e2e/end_to_end", "an_override_for_the_run_changes_the_next_phase_and_no_other"),
+            *_held(
+                "e2e/steering",
+                "a_choice_for_the_auditor_leaves_the_phase_in_hand_alone",
+                "a_choice_undone_in_the_middle_of_a_phase_still_holds_for_that_phase",
+                "a_choice_helps_a_phase_on_that_a_cap_has_stopped",
+                "a_phase_that_is_tried_again_takes_the_choice_made_meanwhile",
+            ),
+            *_held("runs/supervisor", "an_override_for_a_run_takes_effect_on_its_next_phase"),
+            *_held("mcp_server/acting", "override_lists_the_future_phases_that_change"),
+        ),
+        10,
+    ),
+    Promise(
+        "A person's override is never rerouted; only a hard cap or a missing key stops it.",
+        ("docs/routing.md#When an account runs low",),
+        _held("routing/model_router", "a_persons_override_is_never_rerouted", "a_used_up_cap_blocks_an_override"),
+        11,
+    ),
+    Promise(
+        "From the soft limit on, work that may fall back goes to the first candidate whose own account is fit and that"
+        " is not dearer; other categories keep their model or stop, as configured.",
+        ("docs/routing.md#When an account runs low",),
+        _held(
+            "routing/model_router",
+            "the_soft_limit_reroutes_from_the_token_that_reaches_it",
+            "a_fallback_is_weighed_against_its_own_account",
+            "a_category_that_never_falls_back_keeps_its_model_or_stops",
+        ),
+        12,
+    ),
+    Promise(
+        "What is shown is what would be used, with reasons in words and every model that could be chosen instead.",
+        ("docs/routing.md#Which model answers", "docs/mcp.md#Tools"),
+        (
+            *_held("routing/snapshot", "what_is_shown_is_what_would_be_used"),
+            *_held("routing/model_router", "allowed_choices_are_all_models_with_a_key_and_their_state"),
+            *_held("mcp_server/models", "choice_is_said_with_its_reasons_and_the_other_choices"),
+        ),
+        13,
+    ),
+)
+
+CAPS = (
+    Promise(
+        "cap_tokens is our part of the configured cap, and every percent, level and limit is measured against it.",
+        ("docs/summaries.md#Summaries: what the numbers mean",),
+        (
+            *_held("budgets/caps", "the_allowance_is_the_floor_of_cap_times_share"),
+            *_held(
+                "summary/usage",
+                "used_is_settled_plus_reserved_against_the_allowance",
+                "without_a_cap_in_this_period_there_is_no_percent_and_no_level",
+            ),
+            *_held("e2e/end_to_end", "the_usage_of_an_account_is_what_it_served_against_the_cap_that_is_ours"),
+        ),
+        14,
+    ),
+    Promise(
+        "A call must fit every cap it touches, and belongs to the window in which it was reserved.",
+        ("docs/accounting.md#A cap that holds",),
+        (
+            *_held(
+                "budgets/ledger",
+                "tokens_fit_up_to_the_cap_and_not_one_more",
+                "a_call_must_fit_every_cap_or_none_of_them_counts_it",
+                "a_call_counts_in_the_windows_of_its_reservation_also_when_it_ends_after_midnight",
+            ),
+            *_held("mcp_server/usage", "window_before_is_offset_minus_one"),
+        ),
+        15,
+    ),
+    Promise(
+        "A cap is never passed, however many callers and processes there are.",
+        ("docs/accounting.md#A cap that holds",),
+        (
+            *_held("budgets/ledger_processes", "processes_together_use_a_cap_up_and_never_pass_it"),
+            *_held("budgets/ledger_properties", "whatever_happens_the_ledger_is_what_the_model_says"),
+            *_held("calls_waiting", "however_many_ask_at_once_the_cap_holds_and_nothing_is_lost"),
+        ),
+        15,
+    ),
+    Promise(
+        "A caller waits for calls in flight, for a bounded time; then a run pauses and says which cap, a library caller"
+        " gets QuotaExhausted.",
+        ("docs/routing.md#From choice to call",),
+        (
+            *_held(
+                "calls_waiting",
+                "a_caller_waits_for_calls_in_flight_and_then_goes_on",
+                "a_caller_waits_for_calls_in_flight_only_so_long",
+            ),
+            *_held("runs/supervisor", "the_token_cap_of_a_run_pauses_it_and_says_which_cap"),
+            *_held("llm_service", "an_exhausted_cap_raises_and_sends_nothing"),
+        ),
+        16,
+    ),
+    Promise(
+        "A rehearsal buys nothing, needs no key, keeps the caps in a shadow of its own and says what it is.",
+        ("README.md#autopack-mcp", "docs/accounting.md#Rehearsal figures"),
+        (
+            *_held("calls", "a_rehearsal_buys_nothing_needs_no_key_and_stays_in_its_shadow"),
+            *_held("budgets/ledger", "a_rehearsal_starts_from_the_real_use_and_never_touches_it"),
+            *_held("runs/supervisor", "the_ledger_of_a_rehearsal_holds_nothing_open_and_nothing_real"),
+            *_held("status_page/rendering", "a_rehearsal_says_that_no_tokens_were_bought_before_any_number"),
+        ),
+        17,
+    ),
+    Promise(
+        "Every call is one row, booked as the provider served it; nothing else is booked, and all sums agree.",
+        ("README.md#What it does", "docs/accounting.md#A cap that holds"),
+        (
+            *_held(
+                "e2e/end_to_end",
+                "every_call_that_was_served_is_booked_as_it_was_served_and_nothing_else_is",
+                "every_row_names_its_phase_attempt_and_role",
+                "the_usage_of_a_model_is_what_it_served",
+                "run_usage_and_rows_agree_on_the_total",
+                "nothing_is_left_reserved",
+            ),
+            *_held("usage/rollup", "the_sums_equal_the_events_after_every_booking"),
+        ),
+    ),
+    Promise(
+        "An unknown price is unpriced, never nothing.",
+        ("docs/accounting.md#Prices",),
+        (
+            *_held("usage/prices", "unknown_price_is_none_and_never_zero"),
+            *_held("calls", "an_unpriced_call_costs_unknown_and_never_nothing"),
+            *_held("status_page/rendering", "an_unknown_price_is_never_shown_as_nothing"),
+        ),
+    ),
+)
+
+RUNS = (
+    Promise(
+        "Percent is completed phases of all, 0 to 100, and falls only when a person retries.",
+        ("docs/summaries.md#Summaries: what the numbers mean",),
+        (
+            *_held("runs/progress", "progress_never_falls_unless_a_person_retries"),
+            *_held(
+                "e2e/end_to_end",
+                "the_run_succeeds_and_says_so_in_every_field",
+                "progress_as_the_chat_saw_it_never_goes_back",
+                "the_place_in_the_plan_moves_only_forward",
+            ),
+        ),
+        19,
+    ),
+    Promise(
+        "After its last attempt a phase has failed and the run needs a person, or goes on where the plan says so.",
+        ("docs/runs.md#A phase's states",),
+        (
+            *_held(
+                "runs/supervisor",
+                "a_failed_phase_does_not_stop_a_plan_that_says_continue",
+                "resuming_a_run_that_needs_attention_tries_its_failed_phase_again",
+            ),
+            *_held("e2e/faults", "a_change_that_is_rejected_to_the_end_leaves_no_commit_and_asks_for_a_person"),
+        ),
+        20,
+    ),
+    Promise(
+        "Red is never success: the auditor is skipped, the attempt is spent, and its reason stands in the next prompt.",
+        ("README.md#What it does", "docs/runs.md#A phase's states"),
+        (
+            *_held(
+                "runs/supervisor",
+                "a_red_verification_is_never_success_and_its_output_is_fed_back",
+                "unverified_phases_say_so",
+            ),
+            *_held("runs/states", "a_phase_succeeds_only_after_verification_and_approval"),
+        ),
+        21,
+    ),
+    Promise(
+        "A rejected change is rolled back and its builder told why; a verdict nobody can read is asked for once more.",
+        ("README.md#What it does",),
+        (
+            *_held("e2e/end_to_end", "a_rejected_attempt_is_told_why_and_nobody_else_is"),
+            *_held("runs/supervisor", "a_rejected_attempt_is_rolled_back_and_the_second_one_succeeds"),
+            *_held(
+                "e2e/faults",
+                "an_unusable_verdict_is_asked_for_once_more_within_the_attempt",
+                "two_unusable_verdicts_cost_the_attempt",
+            ),
+        ),
+        21,
+    ),
+    Promise(
+        "The auditor sees the real diff, the real output of the command and the acceptance criteria.",
+        ("docs/architecture.md#One phase, end to end",),
+        _held(
+            "e2e/end_to_end",
+            "the_auditor_sees_the_real_diff_and_the_acceptance_criteria",
+            "every_phase_asks_its_builder_and_then_its_auditor_and_nobody_else",
+        ),
+    ),
+    Promise(
+        "Each phase is one commit with trailers on the run's branch, there before the phase counts; your checkout stays"
+        " untouched.",
+        ("docs/workspace.md#What appears in your repository", "docs/workspace.md#Commits"),
+        (
+            *_held(
+                "e2e/end_to_end",
+                "each_phase_is_one_commit_with_its_files_and_trailers_and_nothing_else",
+                "the_tests_of_the_project_fail_before_and_pass_on_the_runs_branch",
+                "the_persons_checkout_is_not_touched",
+            ),
+            *_held("runs/supervisor", "a_plan_becomes_one_commit_a_phase_and_the_checkout_stays_untouched"),
+            *_held(
+                "runs/workspace",
+                "nothing_of_the_persons_is_touched_by_a_whole_run",
+                "the_clone_outlives_a_prune_of_the_repository_after_the_base_was_force_pushed_away",
+                "a_commit_of_the_person_on_our_branch_is_not_overwritten",
+            ),
+        ),
+        22,
+    ),
+    Promise(
+        "Set-up runs once per workspace; an Autopack request is accepted as it is when a repository and a command are"
+        " given.",
+        ("docs/plans.md#The plan", "docs/plans.md#Autopack's run requests"),
+        (
+            *_held("runs/workspace", "what_set_up_makes_stays_and_enters_no_commit"),
+            *_held("run_request", "a_request_must_be_given_a_repository_and_a_command"),
+            *_held("plan_file", "a_plan_without_a_command_must_say_so"),
+        ),
+        23,
+    ),
+    Promise(
+        "A project's rules enter every prompt of a run as they stood when it started.",
+        ("docs/architecture.md#One phase, end to end",),
+        _held("e2e/end_to_end", "every_prompt_has_the_rules_as_they_stood_at_the_start"),
+        24,
+    ),
+    Promise(
+        "A note is quoted in every later prompt until it is withdrawn, and the status says which phase got it first;"
+        " lines that a person adds to the notes file become notes.",
+        ("docs/mcp.md#Tools", "README.md#Install and start a run"),
+        (
+            *_held(
+                "e2e/end_to_end",
+                "a_note_is_quoted_in_every_later_prompt_and_the_status_says_who_got_it_first",
+            ),
+            *_held("e2e/steering", "a_withdrawn_note_is_in_no_later_prompt"),
+            *_held(
+                "runs/supervisor",
+                "a_note_is_in_every_later_prompt_and_the_status_says_who_got_it_first",
+                "a_line_added_to_the_notes_file_by_hand_becomes_a_note",
+            ),
+            *_held("notes", "two_processes_append_at_once_without_losing_or_splitting_a_line"),
+        ),
+        25,
+    ),
+    Promise(
+        "The words of the predecessor's users are understood: stop, in_progress, DONE_SUCCESS.",
+        ("docs/mcp.md#Tools", "docs/mcp.md#Answers"),
+        (
+            *_held("summary/run", "states_answer_to_the_predecessors_words"),
+            *_held("mcp_server/acting", "stop_is_cancel"),
+        ),
+        26,
+    ),
+    Promise(
+        "A pause holds at the next step boundary and says what it waits for within a second; pause now and cancel"
+        " interrupt, and leave no process behind.",
+        ("docs/runs.md#The steps of a phase, and what a crash in each of them leaves",),
+        (
+            *_held("e2e/end_to_end", "pause_holds_the_run_at_a_step_boundary_until_it_is_told_to_go_on"),
+            *_held("e2e/steering", "a_pause_is_acknowledged_while_its_step_goes_on_and_says_what_it_waits_for"),
+            *_held(
+                "runs/supervisor",
+                "a_run_pauses_between_two_steps_and_goes_on",
+                "pause_now_interrupts_the_call_in_hand_and_books_it",
+                "cancel_ends_a_command_with_everything_it_started",
+            ),
+        ),
+        27,
+    ),
+    Promise(
+        "A run is a whole at any moment: the context block says where it stands, and what others wrote stays quoted.",
+        ("docs/mcp.md#Resources",),
+        (
+            *_held(
+                "e2e/end_to_end",
+                "the_context_block_says_where_the_run_stands_and_quotes_what_others_wrote",
+            ),
+            *_held("summary/context_block", "no_text_leaves_its_marks"),
+        ),
+    ),
+)
+
+PROCESSES = (
+    Promise(
+        "Many threads and processes may write at once; what was promised to be written is written, in order.",
+        ("docs/accounting.md#A cap that holds", "docs/architecture.md#Five decisions"),
+        _held(
+            "database/writer",
+            "many_threads_write_at_once",
+            "a_write_whose_caller_is_cancelled_is_still_written",
+            "what_waits_together_is_written_in_order_by_one_transaction",
+        ),
+        28,
+    ),
+    Promise(
+        "A run outlives the chat that started it and the kill of its supervisor, and goes on from its last finished"
+        " step.",
+        ("README.md#What it does", "docs/runs.md#Who advances it"),
+        (
+            *_held("e2e/kill", "a_run_outlives_its_client_and_its_supervisor_and_no_step_is_done_twice"),
+            *_held("runs/supervisor", "a_run_goes_on_from_the_last_finished_step_when_its_supervisor_ends"),
+            *_held("cli/serving", "starting_a_run_brings_up_a_supervisor_that_finishes_it"),
+        ),
+        29,
+    ),
+    Promise(
+        "A call in flight is never forgotten: interrupted, it is booked; lost, it is charged in full when its lease"
+        " ends; not sent, it is given back.",
+        ("docs/accounting.md#A cap that holds",),
+        (
+            *_held("e2e/kill", "a_run_outlives_its_client_and_its_supervisor_and_no_step_is_done_twice"),
+            *_held(
+                "calls_interrupted",
+                "cancelling_in_mid_stream_books_it_as_cut_and_is_not_swallowed",
+                "cancelling_while_reserving_releases_and_sends_nothing",
+            ),
+            *_held("budgets/ledger", "an_expired_call_is_charged_in_full_and_has_its_event"),
+        ),
+        30,
+    ),
+    Promise(
+        "A read-only server lists no acting tool, and says why when one is called.",
+        ("docs/mcp.md#Who may act", "docs/connect.md#Over HTTP"),
+        (
+            *_held(
+                "mcp_server/server",
+                "read_only_server_lists_no_acting_tool_and_says_why_when_one_is_called",
+                "read_only_wins_over_being_able_to_act",
+            ),
+            *_held("mcp_server/stdio", "read_only_lists_no_acting_tool"),
+        ),
+        31,
+    ),
+    Promise(
+        "Page, /mcp and /health answer on one loopback port; a taken port is a clear error.",
+        ("README.md#Install and start a run", "docs/page.md#Addresses"),
+        (
+            *_held(
+                "cli/serving",
+                "one_port_answers_health_the_page_and_nothing_under_another_name",
+                "a_taken_port_is_one_clear_line",
+            ),
+            *_held("status_page/pages", "the_addresses_people_know_lead_to_the_list"),
+        ),
+        32,
+    ),
+)
+
+BAD_INPUT = (
+    Promise(
+        "Without a key that the plan needs nothing starts; the variable is named, and where to put it.",
+        ("README.md#Install and start a run", "docs/connect.md#Keys"),
+        (
+            *_held("runs/supervisor", "a_real_run_without_a_key_is_refused_before_anything_exists"),
+            *_held("cli/serving", "a_real_run_without_keys_names_the_variable_and_where_to_put_it"),
+            *_held("summary/summaries", "the_keys_of_the_living_supervisor_are_what_counts"),
+        ),
+        29,
+    ),
+    Promise(
+        "A plan with mistakes starts nothing, and all of them are named with file and line.",
+        ("docs/plans.md#Plans: the reference",),
+        (
+            *_held("runs/supervisor", "a_bad_plan_starts_nothing_and_names_every_problem"),
+            *_held(
+                "plan_file",
+                "a_mistake_in_a_phase_is_said_with_its_key",
+                "a_thousand_phases_load_within_a_second",
+                "an_unknown_category_or_complexity_is_a_warning_that_names_the_fallback",
+            ),
+        ),
+    ),
+    Promise(
+        "A provider that refuses, throttles, breaks, hangs or cuts its stream is asked again as often as that helps;"
+        " then the attempt fails with the reason; what it may have billed is booked.",
+        ("docs/accounting.md#What may have been billed when a call fails",),
+        _held(
+            "e2e/faults",
+            "a_refused_key_fails_the_attempt_with_the_reason_and_costs_nothing",
+            "a_rate_limited_call_is_made_again_and_both_tries_have_a_row",
+            "a_wish_to_wait_for_hours_is_taken_for_a_quota_and_ends_the_trying",
+            "a_provider_that_stays_broken_fails_the_attempt_after_a_bounded_number_of_requests",
+            "a_call_that_hangs_ends_at_its_deadline_and_is_made_again",
+            "a_builders_stream_that_is_cut_is_charged_in_full_and_asked_for_again",
+            "an_auditors_stream_that_is_cut_keeps_what_was_seen_and_is_charged_in_full",
+            "streams_that_are_always_cut_fail_the_attempt_and_the_next_one_goes_on",
+        ),
+    ),
+    Promise(
+        "A reply without edits fails the attempt, is paid for and recorded, and the builder is told why.",
+        ("docs/workspace.md#The reply format",),
+        _held("e2e/faults", "prose_instead_of_edits_fails_the_attempt_is_paid_for_and_the_reason_is_fed_back"),
+    ),
+    Promise(
+        "A builder that writes outside the allowed paths, through a link or into .git is refused; nothing is written.",
+        ("docs/workspace.md#What a builder may write",),
+        (
+            *_held("e2e/faults", "a_builder_that_writes_where_it_may_not_is_refused_each_time_and_told_why"),
+            *_held("runs/supervisor", "a_change_outside_the_allowed_paths_is_refused_and_nothing_is_written"),
+            *_held("runs/workspace", "a_path_that_is_not_the_builders_is_refused_and_nothing_is_written"),
+        ),
+    ),
+    Promise(
+        "A command that hangs is killed with all it started; of a flood the head and the tail are kept.",
+        ("docs/workspace.md#How commands run",),
+        (
+            *_held(
+                "e2e/faults",
+                "a_verification_that_hangs_is_ended_at_its_deadline_and_the_reason_is_fed_back",
+                "a_verification_that_floods_its_output_keeps_the_head_and_the_tail_of_it",
+            ),
+            *_held("processes", "a_deadline_reaches_a_grandchild_that_left_the_group_and_ignores_signals"),
+        ),
+    ),
+    Promise(
+        "An unknown run, a typo or an impossible action is an error that says what exists or is allowed.",
+        ("docs/mcp.md#Errors",),
+        (
+            *_held("runs/supervisor", "what_cannot_be_asked_says_what_can"),
+            *_held("mcp_server/runs", "unknown_run_is_answered_with_those_that_exist"),
+            *_held("mcp_server/tool", "wrong_argument_is_refused_in_words"),
+            *_held("mcp_server/acting", "request_that_cannot_be_is_refused_with_what_can"),
+        ),
+    ),
+    Promise(
+        "A database that is newer, locked, read-only or out of disk is one clear line, and nothing is lost.",
+        ("docs/architecture.md#Five decisions",),
+        (
+            *_held("database/migrate", "a_database_of_a_newer_program_is_refused_and_left_alone"),
+            *_held("database/writer", "a_lock_that_outlasts_the_timeout_refuses_all_that_wait_and_nothing_after"),
+            *_held("database/engine", "a_full_disk_refuses_the_write_and_keeps_what_was_there"),
+            *_held("cli/reading", "a_read_only_database_is_one_clear_line"),
+        ),
+    ),
+    Promise(
+        "Of two servers on one database the second says who holds the place, and only reads.",
+        ("docs/architecture.md#Five decisions",),
+        (
+            *_held("cli/serving", "a_second_serve_says_who_holds_the_place_and_serves_reading"),
+            *_held("runs/supervisor", "a_second_supervisor_of_one_home_is_refused_and_says_who_holds_it"),
+        ),
+    ),
+)
+
+FIRST_STEPS = (
+    Promise(
+        "The demo shows a whole run with real commits, buys nothing, and ends with an honest exit code.",
+        ("README.md#autopack-mcp",),
+        _held("cli/serving", "the_demo_ends_by_itself_with_real_commits_and_code_zero"),
+    ),
+    Promise(
+        "The block in mcp.json works as it is pasted; both eras of the protocol are answered.",
+        ("README.md#Connect a client", "docs/connect.md#Connect a client"),
+        (
+            *_held("wheel", "block_of_mcp_json_works_as_pasted_where_the_command_is_on_the_path"),
+            *_held("mcp_server/stdio", "both_eras_are_answered"),
+        ),
+    ),
+    Promise(
+        "An installed program carries its default config and example and works in an empty folder.",
+        ("docs/config.md#models.yaml: the reference",),
+        _held(
+            "wheel",
+            "installed_program_finds_its_own_default_config",
+            "installed_program_checks_its_config_in_an_empty_folder",
+        ),
+    ),
+    Promise(
+        "Answers of tools are small, complete or say where the rest is, and show hidden characters of others' words.",
+        ("docs/mcp.md#Answers",),
+        _held(
+            "mcp_server/runs",
+            "status_has_every_promised_field",
+            "status_is_small_whatever_people_and_models_wrote",
+            "status_of_a_thousand_phases_is_small_and_says_where_the_rest_is",
+        ),
+    ),
+    Promise(
+        "The page only reads, runs no foreign text as markup, and answers only names that are ours.",
+        ("docs/page.md#What keeps it to yourself",),
+        (
+            *_held("status_page/rendering", "no_text_becomes_an_element_an_attribute_or_an_address"),
+            *_held("status_page/guards", "only_our_own_names_are_answered"),
+            *_held("status_page/guards", "nothing_but_the_tools_takes_more_than_reading"),
+        ),
+    ),
+    Promise(
+        "`status` answers quickly: it loads neither the protocol nor a vendor's SDK.",
+        ("docs/architecture.md#Starting fast",),
+        _held("shape/imports", "status_answers_without_the_protocol_and_the_sdks"),
+    ),
+    Promise(
+        "No key is ever stored, shown or sent to anybody but its provider.",
+        ("docs/connect.md#Keys", "docs/accounting.md#What may have been billed when a call fails"),
+        (
+            *_held("home", "no_key_is_ever_shown"),
+            *_held("calls", "no_key_and_no_prompt_is_ever_in_the_database"),
+            *_held("processes", "a_command_gets_no_keys_and_nothing_of_ours"),
+        ),
+    ),
+)
+
+PROMISES = (*LIBRARY, *CONFIG, *CHOOSING, *CAPS, *RUNS, *PROCESSES, *BAD_INPUT, *FIRST_STEPS)
