@@ -144,10 +144,9 @@ def _headline(run: RunSummary, room: Room) -> str:
         )
     cap = "" if run.token_cap is None else f" of {tokens_text(run.token_cap)}"
     needs = "" if run.needs_you is None else f" Needs you: say {short(run.needs_you.say, room.text)!r}."
-    return (
-        f"{kind} {run.run_id} is {run.state}: {run.percent_complete:g} %{where};"
-        f" {tokens_text(run.tokens_used)}{cap} tokens, {usd_text(run.cost_usd, run.unpriced_calls)}.{needs}"
-    )
+    spent = f"{tokens_text(run.tokens_used)}{cap} tokens, {usd_text(run.cost_usd, run.unpriced_calls)}"
+    bought = " (rehearsed, nothing was bought)" if run.is_rehearsal else ""
+    return f"{kind} {run.run_id}: {run.state}, {run.percent_complete:g} %{where}; {spent}{bought}.{needs}"
 
 
 def phases_that_matter(phases: Sequence[PhaseView], current_id: str | None, most: int) -> Sequence[PhaseView]:

@@ -64,21 +64,25 @@ class Served:
     digest: list[str | None] = field(default_factory=lambda: [hashlib.sha256(TOKEN.encode()).hexdigest()])
 
 
+class SayingServer(uvicorn.Server):
+    """Says when it answers."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.answers = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.answers.set()
+
+
 @contextlib.asynccontextmanager
 async def listening(application: Starlette, port_socket: socket.socket) -> AsyncIterator[None]:
-    config = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
-    started = asyncio.Event()
-    startup = server.startup
-
-    async def say_started(sockets: list[socket.socket] | None = None) -> None:
-        await startup(sockets)
-        started.set()
-
-    server.startup = say_started  # type: ignore[method-assign]  # uvicorn has no other way to say that it answers.
+    server = SayingServer(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=2))
     task = asyncio.create_task(server.serve(sockets=[port_socket]))
-    await started.wait()
     try:
+        async with asyncio.timeout(LIMIT_S):
+            await server.answers.wait()
         yield
     finally:
         server.should_exit = True

@@ -87,12 +87,14 @@ def test_promised_fields_are_there_when_they_are_unknown() -> None:
 
 def test_headline_alone_answers_the_usual_question() -> None:
     assert run_status(run_view())["headline"] == (
-        "Run r-1118-abc123 is running: 50 %, tier 1 of 1, phase 2 of 2 'phase 2'; 12,345 of 50,000 tokens, $0.42."
+        "Run r-1118-abc123: running, 50 %, tier 1 of 1, phase 2 of 2 'phase 2'; 12,345 of 50,000 tokens, $0.42."
     )
     needs = NeedsYou("It is paused.", "resume run r-1118-abc123")
     paused = run_status(run_view(state="paused", is_rehearsal=True, token_cap=None, needs_you=needs))
-    assert str(paused["headline"]).startswith("Rehearsal r-1118-abc123 is paused: 50 %")
-    assert str(paused["headline"]).endswith("12,345 tokens, $0.42. Needs you: say 'resume run r-1118-abc123'.")
+    assert str(paused["headline"]).startswith("Rehearsal r-1118-abc123: paused, 50 %")
+    assert str(paused["headline"]).endswith(
+        "12,345 tokens, $0.42 (rehearsed, nothing was bought). Needs you: say 'resume run r-1118-abc123'."
+    )
     assert paused["needs_you"] == {"what": "It is paused.", "say": "resume run r-1118-abc123"}
 
 
