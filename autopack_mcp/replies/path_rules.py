@@ -89,7 +89,7 @@ def _glob(pattern: str) -> re.Pattern[str]:
     expression, rest = "", re.sub(r"(?:\*\*/)+", "**/", pattern)  # Repeats mean the same and cost backtracking.
     at_start_of_name = True
     while rest:
-        token = re.match(r"\*\*/|\*\*\Z|\*+|\?|\[!?\]?[^]/]*\]|.", rest, re.DOTALL)
+        token = re.match(r"\*\*/|\*\*\Z|\*+|\?|\[!?+\]?+[^]/]*\]|.", rest, re.DOTALL)
         assert token is not None
         expression += _translated(token[0], at_start_of_name)
         at_start_of_name = token[0].endswith("/")
@@ -106,8 +106,15 @@ def _translated(token: str, at_start_of_name: bool) -> str:  # noqa: FBT001
         return "[^/]*" + ("/" if token.endswith("/") else "")
     if token == "?":
         return "[^/]"
-    if len(token) > 1:
-        members = token[1:-1].removeprefix("!")
-        inside = re.sub(r"([\\\[\]^&~|])", r"\\\1", members)
-        return f"(?!/)[{'^' if token[1] == '!' else ''}{inside}]"
-    return re.escape(token)
+    return _set(token) if len(token) > 1 else re.escape(token)
+
+
+def _set(token: str) -> str:
+    """``[a-c]`` or ``[!a-c]``; a range that runs backwards holds no character, as in a shell."""
+    is_negated = token[1] == "!"
+    members = re.findall("(.)-(.)|(.)", token[1:-1].removeprefix("!"), re.DOTALL)
+    ranges = ((first or single, last or single) for first, last, single in members)
+    inside = "".join(f"{re.escape(first)}-{re.escape(last)}" for first, last in ranges if first <= last)
+    if not inside:
+        return "[^/]" if is_negated else "(?!)"
+    return f"(?!/)[{'^' if is_negated else ''}{inside}]"

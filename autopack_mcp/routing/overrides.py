@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, Connection, and_, insert, or_, select, upd
 from autopack_mcp.database.tables import overrides
 from autopack_mcp.errors import OverrideRefused
 
-_WILDCARD = re.compile(r"\*|\?|\[!?\]?[^\]]*\]")  # As fnmatch reads them: a bracket that is never closed is a letter.
+_WILDCARD = re.compile(r"\*|\?|\[!?+\]?+[^\]]*\]")  # As fnmatch reads them: a bracket that is never closed is a letter.
 _IN_CONTEXT_FROM = 1 << 62  # Overrides of a library caller's run context are newer than any row.
 
 

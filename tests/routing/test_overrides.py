@@ -101,6 +101,10 @@ def test_a_bracket_that_is_never_closed_is_a_letter() -> None:
     assert winner(an_override(1, "[ui:low"), an_override(2, "?ui:low"), category="[ui") == 1
 
 
+def test_an_empty_set_is_two_letters() -> None:
+    assert winner(an_override(1, "[]ui:low"), an_override(2, "[[]?ui:low"), category="[]ui") == 1
+
+
 def test_none_answers_a_question_that_none_speaks_to() -> None:
     assert winner(an_override(), role="auditor") is None
 
