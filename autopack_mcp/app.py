@@ -25,9 +25,9 @@ from autopack_mcp.summary.summaries import Summaries
 from autopack_mcp.usage.prices import PriceBook, UnitPrices
 
 if TYPE_CHECKING:
-    from autopack_mcp.config_file import ConfigFile
     from autopack_mcp.budgets.ledger import Ledger
     from autopack_mcp.calls import CallDoor
+    from autopack_mcp.config_file import ConfigFile
     from autopack_mcp.control import Control
     from autopack_mcp.providers.pacing import RetryPolicy
     from autopack_mcp.routing.snapshot import SnapshotReader
