@@ -10,15 +10,17 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from autopack_mcp import app
 from autopack_mcp.app import Autopack
 from autopack_mcp.calls import CallDoor
+from autopack_mcp.clock import Clock
 from autopack_mcp.control import Control, Person
 from autopack_mcp.database.changes import ChangeWatch
+from autopack_mcp.database.engine import Database
 from autopack_mcp.runs.states import RUN_ACTIVE
 from autopack_mcp.runs.supervision import SupervisorRecord, step_down, take_over
 from autopack_mcp.sandbox import Sandbox, plain_sandbox
@@ -66,11 +68,17 @@ class House:
     gate: Gate = field(default_factory=Gate)
 
     @asynccontextmanager
-    async def supervising(self, door: CallDoor | None = None, sandbox: Sandbox | None = None) -> AsyncIterator[None]:
-        """A supervisor while the body runs; leaving ends it as SIGTERM would. It closes the door that it is given."""
-        door = door or app.call_door(self.autopack, rehearsal_pause=self.gate)
+    async def supervising(
+        self, door: CallDoor | None = None, sandbox: Sandbox | None = None, database: Database | None = None
+    ) -> AsyncIterator[None]:
+        """A supervisor while the body runs; leaving ends it as SIGTERM would. It closes the door that it is given.
+
+        ``database`` is what it and all its parts use instead of the house's own, as another process would.
+        """
+        autopack = self.autopack if database is None else replace(self.autopack, database=database)
+        door = door or app.call_door(autopack, rehearsal_pause=self.gate)
         sandbox = sandbox or plain_sandbox("this is a test")
-        boss = app.supervisor(self.autopack, door, sandbox, "http://127.0.0.1:1")
+        boss = app.supervisor(autopack, door, sandbox, "http://127.0.0.1:1")
         ready = asyncio.Event()
         task = asyncio.create_task(boss.run(lambda _record: ready.set()))
         waiting = asyncio.create_task(ready.wait())
@@ -125,7 +133,11 @@ class House:
 
 @asynccontextmanager
 async def open_house(
-    folder: Path, empty_database_file: Path, models_yaml: str | None = None, environ: Mapping[str, str] | None = None
+    folder: Path,
+    empty_database_file: Path,
+    models_yaml: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    clock: Clock | None = None,
 ) -> AsyncIterator[House]:
     """A house in a folder of its own; its database starts as a copy of an empty one, its config is the default."""
     home = folder / "home"
@@ -134,7 +146,7 @@ async def open_house(
     if models_yaml is not None:
         (home / "models.yaml").write_text(models_yaml, encoding="utf-8")
     seen = {"PATH": os.environ["PATH"], "HOME": str(folder), "AUTOPACK_HOME": str(home), **(environ or {})}
-    autopack = app.open_autopack(seen)
+    autopack = app.open_autopack(seen, clock=clock)
     try:
         yield House(autopack, app.control(autopack), folder)
     finally:
