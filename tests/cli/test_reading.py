@@ -14,8 +14,10 @@ from autopack_mcp.cli.main import cli, main
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A new AUTOPACK_HOME without keys."""
-    for variable in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AUTOPACK_DATABASE_URL", "AUTOPACK_CONFIG"):
+    for variable in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AUTOPACK_DATABASE_URL"):
         monkeypatch.delenv(variable, raising=False)
+    # Set, not deleted: the option --config writes it, and only what was set here is put back afterwards.
+    monkeypatch.setenv("AUTOPACK_CONFIG", "")
     monkeypatch.setenv("AUTOPACK_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
