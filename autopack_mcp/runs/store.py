@@ -200,7 +200,8 @@ def move_run(connection: Connection, fence: RunFence, event: RunEvent, why: str,
         # The first time only; that need not be a "start", for a run may be paused while it is still queued.
         values["started_at"] = func.coalesce(runs.c.started_at, literal(at, runs.c.started_at.type))
     if target in RUN_ENDED:
-        values["finished_at"] = at
+        # With its end the run is nobody's, also when its owner dies before it can say so.
+        values.update(finished_at=at, lease_owner=None, lease_expires_at=None)
     connection.execute(update(runs).where(_mine(fence), runs.c.state == state).values(**values))
     record_event(connection, fence.run_id, at, "run", why, from_state=state, to_state=target)
     return target

@@ -145,7 +145,16 @@ async def open_house(
     shutil.copy(empty_database_file, home / "autopack.db")
     if models_yaml is not None:
         (home / "models.yaml").write_text(models_yaml, encoding="utf-8")
-    seen = {"PATH": os.environ["PATH"], "HOME": str(folder), "AUTOPACK_HOME": str(home), **(environ or {})}
+    async with reopen_house(folder, environ, clock) as house:
+        yield house
+
+
+@asynccontextmanager
+async def reopen_house(
+    folder: Path, environ: Mapping[str, str] | None = None, clock: Clock | None = None
+) -> AsyncIterator[House]:
+    """The house that stands in a folder already, as a new process finds it."""
+    seen = {"PATH": os.environ["PATH"], "HOME": str(folder), "AUTOPACK_HOME": str(folder / "home"), **(environ or {})}
     autopack = app.open_autopack(seen, clock=clock)
     try:
         yield House(autopack, app.control(autopack), folder)

@@ -58,7 +58,5 @@ def name_of(operation: Operation, arguments: tuple[Any, ...]) -> str:
             return outcome if outcome == "prepared" else f"{arguments[1].phase_id} {outcome}"
         case "close_run":
             return "closed"
-        case "let_go":
-            return "given back"
         case _:
             return ""
