@@ -200,7 +200,8 @@ class Control:
         base = await pin_base(Path(plan.repository), run_id, plan.base)
         await self._database.write(self._insert, self._new_run(run_id, plan, base, person, is_rehearsal=is_rehearsal))
         kind = "rehearsal: no model is called and no tokens are bought" if is_rehearsal else "real run"
-        message = f"Run {run_id} of plan {plan.name!r} is queued ({len(plan.phases)} phases, {kind})."
+        what = f"Run {run_id} of plan {plan.name!r} is queued ({len(plan.phases)} phases, {kind})."
+        message = f"{what} Page: {supervisor.url}/runs/{run_id}"
         return Started(run_id, "queued", message, tuple(str(warning) for warning in plan.warnings))
 
     async def _check_keys(self, plan: Plan, settings: Settings, key_variables: frozenset[str]) -> None:
@@ -354,13 +355,26 @@ class Control:
 
         return await self._database.read(read)
 
+    def _check_model(self, model: str, settings: Settings) -> None:
+        if model in settings.models:
+            return
+        if settings.find_model(model) is None:
+            known = ", ".join(sorted(settings.models))
+            raise OverrideRefused(f"No model {model!r} in the catalog.", hint=f"Known: {known}.")
+        if self._snapshots.unit_price(model) is None:
+            # A family takes any name; one that no price list knows either is most likely a typo.
+            raise OverrideRefused(
+                f"Model {model!r} is neither in the catalog nor in the price list.",
+                hint="Mend the name, or add the model to models.yaml, with a price if it is new.",
+            )
+
     async def _checked(self, wish: OverrideWish, person: Person) -> Override:
         await self._check_scope(wish)
         now = self._clock.now()
         # What is to be withdrawn may name what has gone from the settings since.
         if not wish.undo:
             settings = self._settings()
-            _check_model(wish.model, settings)
+            self._check_model(wish.model, settings)
             _check_pattern(wish, settings.categories)
             if wish.expires_at is not None and wish.expires_at <= now:
                 expired = f"{wish.expires_at:%Y-%m-%d %H:%M}"
@@ -421,16 +435,10 @@ def _said(request: RequestRecord, run: RunRecord, phases: Sequence[PhaseRecord])
     if run.state == "pausing":
         phase = current_phase(phases)
         step = f"{phase.state} of phase {phase.phase_id}" if phase is not None else "step in hand"
-        return f"Run {run.run_id} pauses as soon as the {step} is done; pause with now=true interrupts it."
+        return f"Run {run.run_id} pauses as soon as the {step} is done; to pause now interrupts it."
     if run.state == "cancelling":
         return f"Run {run.run_id} is being cancelled: its step is being ended and its workspace cleaned."
     return f"{request.answer} Run {run.run_id} is {run.state}: {run.why}"
-
-
-def _check_model(model: str, settings: Settings) -> None:
-    if settings.find_model(model) is None:
-        known = ", ".join(sorted(settings.models))
-        raise OverrideRefused(f"No model {model!r} in the catalog.", hint=f"Known: {known}.")
 
 
 def _check_pattern(wish: OverrideWish, categories: frozenset[str]) -> None:

@@ -42,6 +42,9 @@ LOOK_S = 0.05
 
 def run_demo(*, once: bool) -> int:
     """Show a run; returns the exit code: 0 when everything in it went well. Without ``once`` it stays until Ctrl-C."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # A closed terminal ends the demo as Ctrl-C does: nothing of it may stay behind.
+        signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="autopack-demo-") as folder:
         place = Path(folder)
         environ = {**os.environ, "AUTOPACK_HOME": str(place / "home")}
@@ -61,11 +64,13 @@ def _show(autopack: Autopack, url: str, repository: Path, *, once: bool) -> int:
     plan = repository.parent / "plan.example.yaml"
     plan.write_text(example_plan_text(), encoding="utf-8")
     started = asyncio.run(_start(autopack.environ, plan, repository))
-    click.echo(f"{started}\nPage: {url}\n")
+    click.echo(f"{started}\n")
     run = watch(autopack, started.split()[1])
     problems = _problems(run, repository, url)
     _show_commits(run, repository)
     _show_usage(autopack, run)
+    if once:
+        click.echo("\nThis demo ends now; without ONCE=1 it stays up, and these lines connect a chat to it.")
     _show_connections(autopack, url)
     for problem in problems:
         click.echo(f"PROBLEM: {problem}", err=True)

@@ -16,12 +16,13 @@ from typing import Any
 import click
 
 from autopack_mcp import __version__
-from autopack_mcp.errors import AutopackError
+from autopack_mcp.errors import AutopackError, ConfigError, PlanError
 from autopack_mcp.home import CONFIG_VARIABLE
 
 _VERBS: Mapping[str, str] = {
     "demo": "serving",
     "serve": "serving",
+    "stop": "serving",
     "stdio": "serving",
     "token": "serving",
     "start": "acting",
@@ -70,7 +71,8 @@ def main(arguments: list[str] | None = None) -> Any:
     try:
         return cli.main(arguments, prog_name="autopack-mcp")
     except AutopackError as error:
-        click.echo(f"error: {error.message}", err=True)
+        is_told = isinstance(error, (ConfigError, PlanError))  # Each of their problems says itself that it is one.
+        click.echo(error.message if is_told else f"error: {error.message}", err=True)
         if error.hint:
             click.echo(f"  {error.hint}", err=True)
         sys.exit(1)

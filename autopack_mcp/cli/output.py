@@ -15,7 +15,7 @@ import click
 from autopack_mcp.summary.shown import plain, tokens_text, usd_text
 
 if TYPE_CHECKING:
-    from autopack_mcp.summary.models import ModelMapping
+    from autopack_mcp.summary.models import ModelMapping, ModelRow
     from autopack_mcp.summary.run import RunList, RunSummary
     from autopack_mcp.summary.usage import ProviderUsage, UsageSummary
 
@@ -61,7 +61,7 @@ def print_run(run: RunSummary) -> None:
     cost = usd_text(run.cost_usd, run.unpriced_calls)
     click.echo(f"  Tokens {tokens_text(run.tokens_used)}{cap}, cost {cost}{dollar_cap},"
                f" issues {run.major_issues_count} major, {run.minor_issues_count} minor")  # fmt: skip
-    click.echo(f"  Branch {run.branch} of {run.repository}; {run.supervisor}")
+    click.echo(f"  Branch {run.branch} of {run.repository}; supervisor: {run.supervisor}")
     for note in run.notes:
         click.echo(f"  Note {note.note_id}: {note.text} ({note.delivered})")
     print_table(
@@ -104,10 +104,10 @@ def print_models(mapping: ModelMapping) -> None:
         [
             (
                 row.role,
-                row.category,
+                ", ".join((row.category, *row.also)),
                 row.complexity,
                 row.model or "none",
-                row.error or row.blocked_by or row.reasons[-1],
+                _why(row),
             )
             for row in mapping.rows
         ],
@@ -138,6 +138,13 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         # Text, not markup: a phase may be called "[red]".
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
+
+
+def _why(row: ModelRow) -> str:
+    """The reasons for a model, and what stands in the way of calling it now."""
+    if row.error is not None:
+        return row.error
+    return "; ".join(row.reasons) + (f" (now blocked: {row.blocked_by})" if row.blocked_by else "")
 
 
 def _provider_row(provider: ProviderUsage) -> tuple[str, ...]:

@@ -6,8 +6,10 @@ Servers are imported when they run, so that no other verb pays for them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -40,11 +42,14 @@ def serve(port: int | None, read_only: bool, rehearsal_pause: float) -> None:
     """Advance runs, and answer on one loopback port: the page at /, MCP at /mcp."""
     # Lazy: the HTTP server is no other verb's business.
     from autopack_mcp.app import open_checked
-    from autopack_mcp.serve import Serving, bound_socket
+    from autopack_mcp.serve import PortTaken, Serving, bound_socket
     from autopack_mcp.serve import serve as serve_until_stopped
 
     _log_to_stderr()
-    listening = bound_socket(port)
+    try:
+        listening = bound_socket(port)
+    except PortTaken as error:
+        raise PortTaken(error.message, hint=_who_serves(port) or error.hint) from error
 
     def say(serving: Serving) -> None:
         click.echo(f"Serving {serving.url} (page), {serving.url}/mcp (MCP).")
@@ -86,6 +91,20 @@ def stdio(read_only: bool) -> None:
     asyncio.run(main())
 
 
+def _who_serves(port: int | None) -> str | None:
+    """A sentence about our own server on that port; None when it is somebody else's."""
+    # Lazy: only asked when a port is taken.
+    from autopack_mcp.app import machine_name, open_autopack
+    from autopack_mcp.runs.supervision import supervisor_of
+    from autopack_mcp.runs.supervisor import described
+
+    autopack = open_autopack()
+    holder = autopack.database.read_now(supervisor_of, machine_name())
+    is_ours = holder is not None and holder.is_alive(autopack.clock.now()) and holder.url.endswith(f":{port}")
+    autopack.database.close_now()
+    return f"It is autopack-mcp itself: {described(holder)}" if is_ours else None
+
+
 def _open_parts() -> Parts:
     # Lazy: a client is greeted first; home, config and database are opened with its first question.
     from autopack_mcp.app import control, open_autopack
@@ -93,6 +112,25 @@ def _open_parts() -> Parts:
 
     autopack = open_autopack()
     return Parts(autopack.summaries, control(autopack), autopack.database.close)
+
+
+@click.command()
+def stop() -> None:
+    """End the server of this AUTOPACK_HOME; runs in progress wait where they are for the next one."""
+    # Lazy: no other verb needs these.
+    from autopack_mcp.app import machine_name
+    from autopack_mcp.cli.opening import opened
+    from autopack_mcp.runs.supervision import supervisor_of
+
+    with opened() as autopack:
+        holder = autopack.database.read_now(supervisor_of, machine_name())
+        is_alive = holder is not None and holder.is_alive(autopack.clock.now())
+    if holder is None or not is_alive:
+        click.echo("No server is running.")
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(holder.pid, signal.SIGTERM)
+    click.echo(f"Told process {holder.pid} ({holder.url}) to end. Runs in progress wait where they are.")
 
 
 @click.command()

@@ -81,14 +81,14 @@ class SnapshotReader:
         self._settings = settings
         self._clock = clock
         self._has_key = has_key
-        self._unit_price = unit_price
+        self.unit_price = unit_price
 
     def read(
         self, connection: Connection, rules: RunRules | None = None, settings: Settings | None = None
     ) -> RoutingSnapshot:
         """A snapshot of this moment under the settings in force, or under ``settings`` that the caller holds on to."""
         settings = settings or self._settings()
-        return read_snapshot(connection, settings, self._clock.now(), self._has_key, self._unit_price, rules)
+        return read_snapshot(connection, settings, self._clock.now(), self._has_key, self.unit_price, rules)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from autopack_mcp.runs.outcomes import (
     stop_for_person,
     write_outcome,
 )
-from autopack_mcp.runs.progress import current_phase, is_over
+from autopack_mcp.runs.progress import is_over, next_phase
 from autopack_mcp.runs.records import PhaseRecord, RunRecord
 from autopack_mcp.runs.states import RUN_ACTIVE
 from autopack_mcp.runs.store import (
@@ -147,8 +147,8 @@ class RunDriver:
         """One step: make the workspace, open an attempt, do what its phase's state asks for, or end the run."""
         fixed = await self._read_fixed()
         phases = await self._database.read(phases_of_run, run.run_id)
-        phase = current_phase(phases)
-        if phase is None or is_over(phases):
+        phase = next_phase(phases)
+        if phase is None:
             await self._write(close_run, self.fence, phases, self._clock.now())
         elif not self._is_prepared:
             outcome = await self._interruptible(lambda: self._executor.prepare(run, fixed.plan))
@@ -193,7 +193,7 @@ class RunDriver:
 
     async def _kept(self, run: RunRecord) -> RunRecord:
         """The run, with the phase succeeded whose commit stands on its branch already: that cannot be called off."""
-        phase = current_phase(await self._database.read(phases_of_run, run.run_id))
+        phase = next_phase(await self._database.read(phases_of_run, run.run_id))
         if phase is None or phase.state != "committing":
             return run
         await self._write_outcome(phase, await self._executor.find_commit(await self._job(run, phase)))

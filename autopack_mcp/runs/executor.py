@@ -266,7 +266,9 @@ def _red(result: VerifyResult) -> AttemptFailed:
         ("verify_output", result.output),
     )
     how = "ran into its deadline" if result.outcome == "timeout" else f"failed with exit code {result.exit_code}"
-    return AttemptFailed(f"the verification command {how}:\n{result.output[-REASON_OUTPUT_CHARS:]}", facts=facts)
+    said = result.output[-REASON_OUTPUT_CHARS:].strip()
+    reason = f"the verification command {how}" + (f":\n{said}" if said else " and printed nothing")
+    return AttemptFailed(reason, facts=facts)
 
 
 def _judged(result: AuditorResult) -> Outcome:

@@ -6,6 +6,7 @@ It owns the detached start of ``serve`` and the wait for its lease; it supervise
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -51,7 +52,9 @@ class DetachedLauncher:
 
     async def _alive(self) -> SupervisorRecord | None:
         known = await self._database.read(supervisor_of, self._machine)
-        return known if known is not None and known.is_alive(self._clock.now()) else None
+        if known is None or not known.is_alive(self._clock.now()) or not _exists(known.pid):
+            return None
+        return known
 
     async def _started(self) -> SupervisorRecord:
         process = await asyncio.to_thread(self._spawn)
@@ -92,3 +95,14 @@ class DetachedLauncher:
                 # Its own session: closing the chat window must not take the run along.
                 start_new_session=True,
             )
+
+
+def _exists(pid: int) -> bool:
+    """Whether a process of this machine is there: one that was killed holds its lease for some seconds more."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -193,16 +193,17 @@ def _write_failed(
     at: datetime,
 ) -> None:
     facts = dict(outcome.facts)
+    told = " ".join(outcome.reason.split())  # A state's why is one line; the attempt keeps the reason as it is.
     _note(connection, fence, phase, state=outcome.kind, reason=outcome.reason, finished_at=at, **facts)
     # A retried phase starts at a multiple of the limit, so each retry brings a full set of attempts.
     if phase.attempt % rule.attempts_limit:
-        why = f"attempt {phase.attempt} was not kept: {outcome.reason}"
+        why = f"attempt {phase.attempt} was not kept: {told}"
         move_phase(connection, fence, phase, "attempt_failed", why, at, is_verified=None)
         return
-    why = f"attempt {phase.attempt} was the last: {outcome.reason}"
+    why = f"attempt {phase.attempt} was the last: {told}"
     move_phase(connection, fence, phase, "attempts_used_up", why, at, is_verified=None, finished_at=at)
     if rule.on_failure == "stop":
-        move_run(connection, fence, "phase_failed", f"phase {phase.phase_id} failed: {outcome.reason}", at)
+        move_run(connection, fence, "phase_failed", f"phase {phase.phase_id} failed: {told}", at)
 
 
 def close_run(connection: Connection, fence: RunFence, phases: Sequence[PhaseRecord], at: datetime) -> None:

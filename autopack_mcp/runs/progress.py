@@ -16,7 +16,7 @@ from autopack_mcp.runs.states import PHASE_ACTIVE, PHASE_COMPLETED, PHASE_ENDED
 class RunProgress:
     """Counts of phases and tiers; indexes start at 1 and are None for a run without phases.
 
-    ``current_*`` is the phase in hand, else the next queued one, else the last one.
+    ``current_*`` is the phase of ``current_phase``.
     """
 
     total_tiers: int
@@ -57,10 +57,21 @@ def percent_complete(completed: int, total: int) -> float:
 
 
 def current_phase(phases: Sequence[PhaseRecord]) -> PhaseRecord | None:
-    """The phase in hand, else the next queued one, else the last; None when there are none."""
+    """The phase in hand, else the first that failed, is queued or was cancelled, else the last; None without phases.
+
+    A failed phase comes before the queued ones, because it is what a person is asked about and what a retry builds.
+    """
+    for states in (PHASE_ACTIVE, {"failed"}, {"queued"}, {"cancelled"}):
+        found = next((phase for phase in phases if phase.state in states), None)
+        if found is not None:
+            return found
+    return phases[-1] if phases else None
+
+
+def next_phase(phases: Sequence[PhaseRecord]) -> PhaseRecord | None:
+    """The phase to work on: the one in hand, else the next queued one; None when there is nothing left to do."""
     active = next((phase for phase in phases if phase.state in PHASE_ACTIVE), None)
-    queued = next((phase for phase in phases if phase.state == "queued"), None)
-    return active or queued or (phases[-1] if phases else None)
+    return active or next((phase for phase in phases if phase.state == "queued"), None)
 
 
 def is_over(phases: Sequence[PhaseRecord]) -> bool:

@@ -176,3 +176,40 @@ def test_the_demo_ends_by_itself_with_real_commits_and_code_zero(environ: dict[s
     assert "no model is called and no tokens are bought" in done.stdout
     assert "100 %" in done.stdout
     assert "claude mcp add autopack" in done.stdout
+
+
+def test_stop_ends_the_server_of_this_home_and_says_when_there_is_none(environ: dict[str, str]) -> None:
+    argv = [sys.executable, "-m", "autopack_mcp", "serve", "--port", "auto"]
+    with subprocess.Popen(argv, env={**environ, "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        url = url_in(server.stdout.readline())
+        done = autopack(environ, "stop")
+        server.communicate(timeout=LIMIT_S)
+
+    assert url in done.stdout
+    assert server.returncode == 0
+    assert "No server is running" in autopack(environ, "stop").stdout
+
+
+def test_a_port_that_is_ours_says_so(environ: dict[str, str]) -> None:
+    with serving(environ) as said:
+        done = autopack(environ, "serve", "--port", url_in(said).rpartition(":")[2])
+
+    assert done.returncode == 1
+    assert "It is autopack-mcp itself" in done.stderr
+
+
+def test_a_demo_whose_terminal_is_closed_leaves_nothing_behind(environ: dict[str, str], tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "autopack_mcp", "demo"]
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    surroundings = {**environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary)}
+    with subprocess.Popen(argv, env=surroundings, stdout=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if "is queued" in line:
+                break
+        demo.send_signal(signal.SIGHUP)
+        demo.communicate(timeout=LIMIT_S)
+
+    assert list(temporary.iterdir()) == []

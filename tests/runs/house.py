@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from autopack_mcp.control import Control, Person
 from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.database.engine import Database
 from autopack_mcp.runs.states import RUN_ACTIVE
+from autopack_mcp.runs.store import run_by_id
 from autopack_mcp.runs.supervision import SupervisorRecord, step_down, take_over
 from autopack_mcp.sandbox import Sandbox, plain_sandbox
 from autopack_mcp.summary.run import RunSummary
@@ -114,18 +115,35 @@ class House:
 
     async def stopped(self, run_id: str) -> RunSummary:
         """The run as soon as nobody advances it any more."""
-        return await self.until(run_id, lambda run: run.state not in RUN_ACTIVE)
+        database = self.autopack.database
 
-    async def until(self, run_id: str, is_so) -> RunSummary:
+        async def has_stopped() -> bool:
+            # The row alone: a whole summary after every commit would take longer than the run.
+            return (await database.read(run_by_id, run_id)).state not in RUN_ACTIVE
+
+        await self._until(has_stopped)
+        return await self.run(run_id)
+
+    async def until(self, run_id: str, is_so: Callable[[RunSummary], bool]) -> RunSummary:
         """The run as soon as something is true of it."""
+        seen: list[RunSummary] = []
+
+        async def is_true() -> bool:
+            seen[:] = [await self.run(run_id)]
+            return is_so(seen[0])
+
+        await self._until(is_true)
+        return seen[0]
+
+    async def _until(self, is_so: Callable[[], Awaitable[bool]]) -> None:
+        """Look again after every commit."""
         changes = ChangeWatch(self.autopack.database)
         try:
             async with asyncio.timeout(LIMIT_S):
                 while True:
                     seen = changes.version()
-                    run = await self.run(run_id)
-                    if is_so(run):
-                        return run
+                    if await is_so():
+                        return
                     await changes.wait(seen, LIMIT_S)
         finally:
             changes.close()
