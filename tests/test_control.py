@@ -14,8 +14,9 @@ from sqlalchemy import Connection, func, select
 
 from autopack_mcp import app
 from autopack_mcp.clock import ManualClock
-from autopack_mcp.config import Settings
+from autopack_mcp.config.settings import Settings
 from autopack_mcp.control import ACKNOWLEDGE_S, WAIT_S, Control, OverrideWish, Person, RequestOutcome
+from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.database.tables import overrides, requests, runs
 from autopack_mcp.errors import (
     AutopackError,
@@ -29,8 +30,10 @@ from autopack_mcp.errors import (
     WorkspaceError,
 )
 from autopack_mcp.notes import NOTE_LIMIT
-from autopack_mcp.plan import plan_from_json
+from autopack_mcp.plans.plan import plan_from_json
+from autopack_mcp.routing.model_map import current_model_map, model_map_to_json
 from autopack_mcp.runs.requests import Action, pending_requests
+from autopack_mcp.runs.states import RunState
 from autopack_mcp.runs.store import plan_json_of_run, rules_of_run, run_by_id
 from autopack_mcp.runs.supervision import SupervisorRecord
 from autopack_mcp.runs.supervisor import obey
@@ -45,6 +48,7 @@ BOB = Person("bob", "a phone")
 ALL_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")
 HAIKU = "claude-haiku-5-5"
 QUICK_S = 0.05
+LIMIT_S = 10
 FAR_S = 3600.0
 
 
@@ -139,7 +143,7 @@ async def test_a_run_keeps_its_plan_its_base_and_its_rules_whatever_is_edited_la
     assert started.state == "queued"
     assert started.message == (
         f"Run {started.run_id} of plan 'a plan' is queued (3 phases, rehearsal: no model is called and no tokens are"
-        " bought)."
+        f" bought). Page: http://127.0.0.1:1/runs/{started.run_id}"
     )
     assert (run.author, run.client, run.plan_source) == ("bob", "a phone", str(file))
     assert [phase.phase_id for phase in plan.phases] == ["a", "b", "c"]
@@ -298,7 +302,7 @@ async def test_a_pause_in_a_long_step_is_acknowledged_within_a_second_and_says_w
     assert waited_s < ACKNOWLEDGE_S
     assert first == RequestOutcome(
         run_id, "pause", "pausing",
-        f"Run {run_id} pauses as soon as the building of phase a is done; pause with now=true interrupts it.", True,
+        f"Run {run_id} pauses as soon as the building of phase a is done; to pause now interrupts it.", True,
     )  # fmt: skip
     assert (again.message, again.is_pending) == (
         f"Run {run_id} is already pausing: pause asked by ann through a test",
@@ -327,7 +331,7 @@ async def test_a_request_that_nobody_answers_is_written_down_once_and_says_so(co
 
 async def test_a_cancel_that_is_obeyed_but_not_done_yet_says_that(counter: Counter) -> None:
     counter.a_run("running", lease_token=0)
-    asking = asyncio.create_task(counter.control(wait_s=0.5).request("R1", "cancel", ANN))
+    asking = asyncio.create_task(counter.control(wait_s=0.2).request("R1", "cancel", ANN))
     await obeyed_once(counter)
 
     outcome = await asking
@@ -346,7 +350,7 @@ async def test_a_cancel_that_is_obeyed_but_not_done_yet_says_that(counter: Count
     ],
 )
 async def test_asking_for_what_is_so_already_changes_nothing(
-    counter: Counter, action: Action, state: str, message: str
+    counter: Counter, action: Action, state: RunState, message: str
 ) -> None:
     counter.a_run(state)
 
@@ -394,7 +398,7 @@ async def test_an_unknown_run_is_answered_with_those_that_exist(counter: Counter
         control.withdraw_note("R2", 1),
         control.override(OverrideWish("builder", "*", "*", HAIKU, "run", "R2"), ANN),
     ):
-        with pytest.raises(RunNotFound, match="No run 'R2'. Known runs, newest first: R1"):
+        with pytest.raises(RunNotFound, match=r"No run 'R2'\. Known runs, newest first: R1"):
             await asking
 
 
@@ -426,8 +430,12 @@ async def test_what_is_so_now_is_asked_all_the_same_while_another_wish_is_on_its
 
 
 async def pending(counter: Counter, count: int = 1) -> None:
-    while len(counter.read(pending_requests)) < count:
-        await asyncio.sleep(0)
+    """Return when so many requests wait for an answer."""
+    async with asyncio.timeout(LIMIT_S):
+        changes = ChangeWatch(counter.house.autopack.database)
+        while len(counter.read(pending_requests)) < count:
+            await changes.wait(changes.version(), QUICK_S)
+        changes.close()
 
 
 async def obeyed_once(counter: Counter, count: int = 1) -> None:
@@ -545,9 +553,9 @@ async def test_an_override_ends_when_it_expires(counter: Counter, clock: ManualC
 
     await control.override(wish, ANN)
     clock.advance(3599)
-    before = await counter.house.autopack.summaries.explain("builder", run_id="R1")
+    before = await counter.house.autopack.summaries.explain("builder", "general", "medium", "R1")
     clock.advance(1)
-    after = await counter.house.autopack.summaries.explain("builder", run_id="R1")
+    after = await counter.house.autopack.summaries.explain("builder", "general", "medium", "R1")
     late = pytest.raises(OverrideRefused, match="would already have expired at 2026-11-18 13:00 UTC")
 
     assert (before.row.model, after.row.model) == (HAIKU, "gpt-6.1-sol")
@@ -564,13 +572,13 @@ async def test_a_global_override_touches_only_runs_that_start_later(
     late = await control.start_file(file, ANN, is_rehearsal=True)
 
     models = [
-        (await counter.house.autopack.summaries.explain("builder", run_id=started.run_id)).row.model
+        (await counter.house.autopack.summaries.explain("builder", "general", "medium", started.run_id)).row.model
         for started in (early, late)
     ]
     assert models == ["gpt-6.1-sol", HAIKU]
-    assert (chosen.changes, chosen.message) == (
-        (),
-        f"builder *:* in runs started from now on will use {HAIKU}. Runs in progress keep the models they started with.",
+    assert chosen.changes == ()
+    assert chosen.message == (
+        f"builder *:* in runs started from now on will use {HAIKU}. Runs in progress keep the models they started with."
     )
 
 
@@ -578,9 +586,10 @@ async def test_a_global_override_touches_only_runs_that_start_later(
     "wish, words",
     [
         (
-            OverrideWish("builder", "*", "*", "gpt-9", "run", "R1"),
-            "No model 'gpt-9' in the catalog. Known: claude-haiku",
+            OverrideWish("builder", "*", "*", "llm-9", "run", "R1"),
+            "No model 'llm-9' in the catalog. Known: claude-haiku",
         ),
+        (OverrideWish("builder", "*", "*", "gpt-9", "run", "R1"), "'gpt-9' is neither in the catalog nor in the price"),
         (
             OverrideWish("boss", "*", "*", HAIKU, "run", "R1"),
             "No role 'boss'. Roles are builder, auditor, agent:<name>",
@@ -595,7 +604,17 @@ async def test_a_global_override_touches_only_runs_that_start_later(
             "'override' is not possible while the run is 'failed'",
         ),
     ],
-    ids=["model", "role", "category", "complexity", "no run", "global of a run", "expired", "ended run"],
+    ids=[
+        "model",
+        "model of a family",
+        "role",
+        "category",
+        "complexity",
+        "no run",
+        "global of a run",
+        "expired",
+        "ended run",
+    ],
 )
 async def test_an_override_that_means_nothing_is_refused_with_what_there_is(
     counter: Counter, wish: OverrideWish, words: str
@@ -623,6 +642,4 @@ async def test_an_override_of_what_has_gone_from_the_settings_can_still_be_undon
 
 async def pinned_map(counter: Counter) -> dict[str, Any]:
     """The model map of the settings, as a run that starts now pins it."""
-    from autopack_mcp.routing.model_map import current_model_map, model_map_to_json
-
     return dict(model_map_to_json(current_model_map(counter.house.autopack.settings(), ())))
