@@ -4,7 +4,7 @@ The path, which is also the order of the folders:
 
     plan YAML → run → tier → phase → router → reservation → provider call → usage event → rollup → summary → tool / page
 
-    plan_file      reads a plan                    routing     chooses a model, with reasons
+    plans          read what is wanted             routing     chooses a model, with reasons
     runs           moves it, phase by phase        budgets     reserves before a call, settles after it
     llm_service    asks builder and auditor        providers   talk to the vendors
     replies        read what came back             usage       reads, prices and sums what was spent

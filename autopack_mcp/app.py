@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from autopack_mcp import __version__
 from autopack_mcp.clock import Clock, SystemClock
-from autopack_mcp.config import ProviderSettings, Settings
+from autopack_mcp.config.settings import ProviderSettings, Settings
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.migrate import open_database
 from autopack_mcp.errors import ConfigError, Problem
@@ -27,7 +27,7 @@ from autopack_mcp.usage.prices import PriceBook, UnitPrices
 if TYPE_CHECKING:
     from autopack_mcp.budgets.ledger import Ledger
     from autopack_mcp.calls import CallDoor
-    from autopack_mcp.config_file import ConfigFile
+    from autopack_mcp.config.config_file import ConfigFile
     from autopack_mcp.control import Control
     from autopack_mcp.providers.pacing import RetryPolicy
     from autopack_mcp.routing.snapshot import SnapshotReader
@@ -51,7 +51,7 @@ class _SettingsInForce:
     def __call__(self) -> Settings:
         if self._file is None:
             # Lazy: see above.
-            from autopack_mcp.config_file import find_config
+            from autopack_mcp.config.config_file import find_config
 
             self._file = find_config(self.explicit, self.home, clock=self.clock)
         settings = self._file.current()

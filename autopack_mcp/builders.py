@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from autopack_mcp.llm_service import AsyncLlmService, PhaseAccount
-from autopack_mcp.plan import PhaseSpec
+from autopack_mcp.plans.plan import PhaseSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from autopack_mcp.budgets.caps import CallScope, RunCaps, ScopeCap, caps_of_call
 from autopack_mcp.budgets.ledger import Ledger, Reservation, RunFence, settle
 from autopack_mcp.budgets.standings import CapStanding
 from autopack_mcp.clock import Clock
-from autopack_mcp.config import ModelSettings, ProviderSettings, Settings
+from autopack_mcp.config.settings import ModelSettings, ProviderSettings, Settings
 from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import AutopackError, Denial, MissingKey, ProviderError, ProviderUnavailable, QuotaExhausted
 from autopack_mcp.notes import Note, mark_delivered, notes_in_force

@@ -19,14 +19,14 @@ from typing import Literal
 from sqlalchemy import Connection
 
 from autopack_mcp.clock import Clock
-from autopack_mcp.config import ProviderSettings, Settings
+from autopack_mcp.config.settings import ProviderSettings, Settings
 from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import IllegalTransition, MissingKey, OverrideRefused, RequestRefused
 from autopack_mcp.home import Home
 from autopack_mcp.notes import Source, add_note, append_missing, checked_note, notes_file, notes_of_run, withdraw_note
-from autopack_mcp.plan import Plan, plan_to_json
-from autopack_mcp.plan_file import load_plan, load_plan_file
+from autopack_mcp.plans.plan import Plan, plan_to_json
+from autopack_mcp.plans.plan_file import load_plan, load_plan_file
 from autopack_mcp.routing.model_map import current_model_map, model_map_to_json
 from autopack_mcp.routing.model_router import RoutingSnapshot, choose
 from autopack_mcp.routing.overrides import Override, add_override, overrides_in_force, withdraw_overrides

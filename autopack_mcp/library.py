@@ -20,7 +20,7 @@ from autopack_mcp import app, llm_service
 from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.errors import RequestRefused
 from autopack_mcp.llm_service import AuditorResult, BuilderResult, Completion
-from autopack_mcp.plan import PhaseSpec
+from autopack_mcp.plans.plan import PhaseSpec
 from autopack_mcp.providers.base import ChatMessage
 from autopack_mcp.routing import model_router
 from autopack_mcp.routing.model_router import RoutingSnapshot

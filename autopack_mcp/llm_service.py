@@ -13,9 +13,10 @@ from typing import Any, Literal, TypeGuard
 
 from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.calls import Answer, Ask, CallDoor
-from autopack_mcp.config import COMPLEXITIES, NANO_PER_USD
+from autopack_mcp.config.settings import COMPLEXITIES
 from autopack_mcp.errors import PlanError, Problem, RequestRefused, UnusableReply
-from autopack_mcp.plan import PhaseSpec
+from autopack_mcp.money import NANO_PER_USD
+from autopack_mcp.plans.plan import PhaseSpec
 from autopack_mcp.prompts import agent_messages, auditor_messages, builder_messages
 from autopack_mcp.providers.base import ChatMessage
 from autopack_mcp.replies.edits import BuilderReply, parse_edits

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from autopack_mcp.notes import Note
-from autopack_mcp.plan import PhaseSpec
+from autopack_mcp.plans.plan import PhaseSpec
 from autopack_mcp.providers.base import ChatMessage
 from autopack_mcp.replies.edits import EDIT_FORMAT
 from autopack_mcp.replies.verdict import VERDICT_FORMAT

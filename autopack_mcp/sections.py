@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import Literal, TypeVar
 
-from autopack_mcp.config import NANO_PER_USD
 from autopack_mcp.documents import Document, KeyPath, Value, dotted, shown
 from autopack_mcp.errors import Problem
+from autopack_mcp.money import NANO_PER_USD
 
 C = TypeVar("C", bound=str)
 

@@ -21,7 +21,7 @@ from autopack_mcp.budgets.caps import RunCaps, caps_of_call
 from autopack_mcp.budgets.ledger import Ledger, book_external
 from autopack_mcp.calls import Ask, CallDoor
 from autopack_mcp.clock import ManualClock
-from autopack_mcp.config import ModelPrice, ProviderSettings, Settings, WindowCap
+from autopack_mcp.config.settings import ModelPrice, ProviderSettings, Settings, WindowCap
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.tables import reservations, usage_events
 from autopack_mcp.notes import Note

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, insert
 
 from autopack_mcp.budgets.caps import CallScope, ScopeCap
 from autopack_mcp.budgets.ledger import Reservation
-from autopack_mcp.config import (
+from autopack_mcp.config.settings import (
     FallbackStrategy,
     ModelSettings,
     ProviderSettings,

@@ -102,7 +102,7 @@ CONFIG = (
         ("docs/config.md#models.yaml: the reference",),
         (
             *_held(
-                "config_file",
+                "config/config_file",
                 "without_any_file_the_packaged_default_is_in_force",
                 "the_file_of_the_home_comes_before_the_default",
                 "an_explicit_file_comes_before_the_one_of_the_home",
@@ -116,7 +116,7 @@ CONFIG = (
         "Every key stands in the reference; all mistakes are named at once, with lines; the predecessor's files load.",
         ("docs/config.md#Files of the predecessor",),
         _held(
-            "models_yaml",
+            "config/models_yaml",
             "every_key_that_the_loader_knows_is_in_the_reference",
             "every_problem_is_reported_at_once_with_its_line",
             "a_file_of_the_predecessor_loads_and_names_what_does_nothing",
@@ -127,7 +127,7 @@ CONFIG = (
         "A changed file is in force at the next question; a bad one leaves the last good one in force and says so.",
         ("docs/config.md#models.yaml: the reference",),
         _held(
-            "config_file",
+            "config/config_file",
             "a_change_is_in_force_at_the_next_question",
             "a_bad_file_leaves_the_last_good_settings_and_says_why",
         ),
@@ -137,7 +137,7 @@ CONFIG = (
         "One account is never two budgets by accident: spellings of a provider are one id, twins are refused.",
         ("docs/config.md#`providers`",),
         _held(
-            "models_yaml",
+            "config/models_yaml",
             "other_spellings_of_a_provider_are_read_as_its_id_with_a_notice",
             "two_ids_for_one_address_and_key_are_refused",
             "two_spellings_of_one_account_are_refused",
@@ -403,8 +403,8 @@ RUNS = (
         ("docs/plans.md#The plan", "docs/plans.md#Autopack's run requests"),
         (
             *_held("runs/workspace", "what_set_up_makes_stays_and_enters_no_commit"),
-            *_held("run_request", "a_request_must_be_given_a_repository_and_a_command"),
-            *_held("plan_file", "a_plan_without_a_command_must_say_so"),
+            *_held("plans/run_request", "a_request_must_be_given_a_repository_and_a_command"),
+            *_held("plans/plan_file", "a_plan_without_a_command_must_say_so"),
         ),
         23,
     ),
@@ -554,7 +554,7 @@ BAD_INPUT = (
         (
             *_held("runs/supervisor", "a_bad_plan_starts_nothing_and_names_every_problem"),
             *_held(
-                "plan_file",
+                "plans/plan_file",
                 "a_mistake_in_a_phase_is_said_with_its_key",
                 "a_thousand_phases_load_within_a_second",
                 "an_unknown_category_or_complexity_is_a_warning_that_names_the_fallback",

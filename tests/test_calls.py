@@ -12,7 +12,7 @@ import pytest
 
 from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.clock import ManualClock
-from autopack_mcp.config import FallbackStrategy, QuotaRouting, WindowCap
+from autopack_mcp.config.settings import FallbackStrategy, QuotaRouting, WindowCap
 from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import (
     Denial,

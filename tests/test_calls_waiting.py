@@ -9,7 +9,7 @@ import pytest
 
 from autopack_mcp.calls import LOOK_AGAIN_S, LOOKS_LIMIT, WAIT_FOR_FLIGHT_S
 from autopack_mcp.clock import ManualClock
-from autopack_mcp.config import FallbackStrategy, Settings, WindowCap
+from autopack_mcp.config.settings import FallbackStrategy, Settings, WindowCap
 from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import QuotaExhausted
 from autopack_mcp.routing.overrides import add_override

@@ -23,7 +23,7 @@ from autopack_mcp.llm_service import (
     phase_spec_of,
 )
 from autopack_mcp.notes import add_note, notes_of_run, withdraw_note
-from autopack_mcp.plan import PhaseSpec, RehearsalScript
+from autopack_mcp.plans.plan import PhaseSpec, RehearsalScript
 from autopack_mcp.providers.base import ProviderCall
 from autopack_mcp.providers.scripted import ScriptedProvider
 from autopack_mcp.replies.verdict import Issue

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopack_mcp.notes import Note
-from autopack_mcp.plan import PhaseSpec
+from autopack_mcp.plans.plan import PhaseSpec
 from autopack_mcp.prompts import VERIFY_OUTPUT_SHOWN, agent_messages, auditor_messages, builder_messages
 from autopack_mcp.providers.base import ChatMessage
 from autopack_mcp.replies.edits import EDIT_FORMAT

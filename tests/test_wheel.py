@@ -101,7 +101,7 @@ def test_wheel_holds_the_default_config_and_the_example(wheel: Path) -> None:
 
 
 def test_installed_program_finds_its_own_default_config(installation: Installation) -> None:
-    code = "from autopack_mcp import shipped; print(shipped.__file__); print(shipped.default_config_text())"
+    code = "from autopack_mcp.config import shipped; print(shipped.__file__); print(shipped.default_config_text())"
     found = installation.run("python", "-I", "-c", code)
     assert found.returncode == 0, found.stderr
     file, _, text = found.stdout.partition("\n")
@@ -110,7 +110,7 @@ def test_installed_program_finds_its_own_default_config(installation: Installati
 
 
 def test_installed_program_finds_its_example_repository(installation: Installation) -> None:
-    code = "from autopack_mcp import shipped; print(*shipped.example_repository(), sep='\\n')"
+    code = "from autopack_mcp.config import shipped; print(*shipped.example_repository(), sep='\\n')"
     found = installation.run("python", "-I", "-c", code)
     assert set(found.stdout.split("\n")) - {""} == files_below(ROOT / "config" / "example_repository")
 

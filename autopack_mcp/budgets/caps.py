@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
-from autopack_mcp.config import ProviderSettings, Settings, Window
+from autopack_mcp.config.settings import ProviderSettings, Settings, Window
 from autopack_mcp.usage.event import Purpose
 from autopack_mcp.usage.windows import WINDOWS, window_at
 

@@ -17,10 +17,10 @@ from sqlalchemy import Connection, RowMapping, and_, bindparam, insert, select, 
 from autopack_mcp.budgets.caps import CallScope, ScopeCap, cap_in_window_of, scopes_of_call
 from autopack_mcp.budgets.counters import ScopeUse, locked_uses, move, scope_use
 from autopack_mcp.clock import Clock
-from autopack_mcp.config import NANO_PER_USD
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.tables import breaches, reservations, runs
 from autopack_mcp.errors import Denial, ImpossibleTokenCounts, LeaseLost, UnknownCall, UsageConflict
+from autopack_mcp.money import NANO_PER_USD
 from autopack_mcp.usage.event import TokenCounts, UsageEvent
 from autopack_mcp.usage.rollup import Charge, book, booked_event, rebook
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from autopack_mcp.budgets.caps import CallScope, RunCaps, ScopeCap, caps_of_call
 from autopack_mcp.budgets.ledger import ScopeUse, scope_use
-from autopack_mcp.config import ProviderSettings, Settings
+from autopack_mcp.config.settings import ProviderSettings, Settings
 from autopack_mcp.usage.event import Purpose
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from autopack_mcp.config_file import find_config
+from autopack_mcp.config.config_file import find_config
+from autopack_mcp.config.shipped import default_config_text
 from autopack_mcp.errors import RequestRefused
 from autopack_mcp.home import CONFIG_VARIABLE, Keys, find_home
-from autopack_mcp.shipped import default_config_text
 
 
 @click.group()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from autopack_mcp.clock import Clock, SystemClock
-from autopack_mcp.config import ProviderSettings
+from autopack_mcp.config.settings import ProviderSettings
 from autopack_mcp.providers.base import CallObservation, FinishReason, ProviderCall, ProviderReply
 from autopack_mcp.providers.events import object_in, text_in
 from autopack_mcp.providers.failures import Asked, answered, cut, request_id, sdk_timeout

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import anyio
 
 from autopack_mcp.clock import Clock
-from autopack_mcp.config import ProviderSettings
+from autopack_mcp.config.settings import ProviderSettings
 from autopack_mcp.errors import ProviderError, ProviderRateLimited, ProviderRefused, ProviderUnavailable
 from autopack_mcp.providers.base import CallObservation, ProviderCall, ProviderReply
 

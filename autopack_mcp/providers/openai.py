@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from autopack_mcp.clock import Clock, SystemClock
-from autopack_mcp.config import ProviderSettings
+from autopack_mcp.config.settings import ProviderSettings
 from autopack_mcp.providers.base import CallObservation, FinishReason, ProviderCall, ProviderReply
 from autopack_mcp.providers.events import object_in, objects_in, text_in
 from autopack_mcp.providers.failures import Asked, answered, cut, request_id, sdk_timeout, told_in_stream

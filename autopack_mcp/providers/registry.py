@@ -7,7 +7,7 @@ It owns the choice and the check that a key is there; it reads no environment an
 from __future__ import annotations
 
 from autopack_mcp.clock import Clock
-from autopack_mcp.config import ProviderSettings
+from autopack_mcp.config.settings import ProviderSettings
 from autopack_mcp.errors import MissingKey
 from autopack_mcp.providers.anthropic import AnthropicProvider
 from autopack_mcp.providers.base import Provider

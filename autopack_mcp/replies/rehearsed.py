@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from autopack_mcp.errors import UnusableReply
-from autopack_mcp.plan import PhaseSpec
+from autopack_mcp.plans.plan import PhaseSpec
 from autopack_mcp.replies.edits import WholeFile, render_edits
 from autopack_mcp.replies.path_rules import check_path, is_allowed
 from autopack_mcp.replies.verdict import Issue, Verdict, render_verdict

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from autopack_mcp.clock import from_us, to_us
-from autopack_mcp.config import FallbackStrategy, QuotaRouting, RoleModels, Settings
+from autopack_mcp.config.settings import FallbackStrategy, QuotaRouting, RoleModels, Settings
 from autopack_mcp.routing.overrides import Override
 
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from autopack_mcp.budgets.standings import CapStanding, ProviderStanding
-from autopack_mcp.config import ModelSettings, RoleModels, family_model
+from autopack_mcp.config.settings import ModelSettings, RoleModels, family_model
 from autopack_mcp.errors import NoRoute
 from autopack_mcp.routing.model_map import ModelMap
 from autopack_mcp.routing.overrides import Override, overrides_of_context, winning_override

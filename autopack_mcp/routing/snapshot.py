@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from autopack_mcp.budgets.caps import RunCaps
 from autopack_mcp.budgets.standings import provider_standings
 from autopack_mcp.clock import Clock
-from autopack_mcp.config import ProviderSettings, Settings
+from autopack_mcp.config.settings import ProviderSettings, Settings
 from autopack_mcp.routing.model_map import ModelMap, current_model_map
 from autopack_mcp.routing.model_router import RoutingSnapshot
 from autopack_mcp.routing.overrides import Override, overrides_in_force

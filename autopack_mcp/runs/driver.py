@@ -18,7 +18,7 @@ from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.clock import Clock
 from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import DatabaseError, IllegalTransition, LeaseLost, WorkspaceError
-from autopack_mcp.plan import Plan, plan_from_json
+from autopack_mcp.plans.plan import Plan, plan_from_json
 from autopack_mcp.runs.executor import Executor, StepJob
 from autopack_mcp.runs.outcomes import (
     FailureRule,

@@ -26,7 +26,7 @@ from autopack_mcp.errors import (
 )
 from autopack_mcp.llm_service import AsyncLlmService, AuditorResult, PhaseAccount
 from autopack_mcp.notes import adopt_lines, append_missing, hand_written, notes_file, notes_of_run, read_lines
-from autopack_mcp.plan import PhaseSpec, Plan
+from autopack_mcp.plans.plan import PhaseSpec, Plan
 from autopack_mcp.processes import kill_leftovers
 from autopack_mcp.replies.edits import parse_edits
 from autopack_mcp.runs.outcomes import (

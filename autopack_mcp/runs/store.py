@@ -16,7 +16,7 @@ from sqlalchemy import Connection, and_, func, insert, literal, or_, select, upd
 from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.database.tables import attempts, phases, run_events, runs
 from autopack_mcp.errors import IllegalTransition, LeaseLost, RunNotFound
-from autopack_mcp.plan import Plan
+from autopack_mcp.plans.plan import Plan
 from autopack_mcp.runs.records import AttemptRecord, PhaseRecord, RunEventRecord, RunRecord
 from autopack_mcp.runs.states import (
     RUN_ACTIVE,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from autopack_mcp.errors import WorkspaceError
-from autopack_mcp.plan import UNVERIFIED
+from autopack_mcp.plans.plan import UNVERIFIED
 from autopack_mcp.processes import OUTPUT_CAP_BYTES, CommandResult, clean_environment, run_command
 from autopack_mcp.sandbox import Reach, Sandbox
 from autopack_mcp.text_safety import redact, visible, without_terminal_codes

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from autopack_mcp.config import Window
+from autopack_mcp.config.settings import Window
 from autopack_mcp.status_page import formatting, panels
 from autopack_mcp.summary import shown
 from autopack_mcp.summary.context_block import context_block

@@ -14,7 +14,7 @@ from typing import Literal
 from sqlalchemy import Connection
 
 from autopack_mcp.budgets.standings import ProviderStanding
-from autopack_mcp.config import COMPLEXITIES, ProviderSettings, Settings
+from autopack_mcp.config.settings import COMPLEXITIES, ProviderSettings, Settings
 from autopack_mcp.errors import NoRoute, RequestRefused
 from autopack_mcp.routing.model_map import ModelMap
 from autopack_mcp.routing.model_router import Choice, RoutingSnapshot, Rule, allowed_choices, choose

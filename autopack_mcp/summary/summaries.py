@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection
 
 from autopack_mcp.clock import Clock
-from autopack_mcp.config import ProviderSettings, Settings
+from autopack_mcp.config.settings import ProviderSettings, Settings
 from autopack_mcp.database.engine import Database
 from autopack_mcp.runs.overview import supervisors_known
 from autopack_mcp.summary.context_block import context_block

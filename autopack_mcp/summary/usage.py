@@ -18,7 +18,7 @@ from autopack_mcp.budgets.breaches import count_breaches
 from autopack_mcp.budgets.caps import CallScope, ScopeCap, provider_caps
 from autopack_mcp.budgets.counters import ScopeUse, scope_use
 from autopack_mcp.budgets.standings import CapStanding, provider_standings
-from autopack_mcp.config import ProviderSettings, Settings, Window, WindowCap
+from autopack_mcp.config.settings import ProviderSettings, Settings, Window, WindowCap
 from autopack_mcp.summary.shown import usd
 from autopack_mcp.usage.service import (
     UsageRow,

@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING
 
-from autopack_mcp.config import NANO_PER_USD, ModelPrice
+from autopack_mcp.config.settings import ModelPrice
+from autopack_mcp.money import NANO_PER_USD
 from autopack_mcp.usage.event import Processing, ReportedUsage, TokenCounts
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from autopack_mcp.config import provider_id
+from autopack_mcp.config.settings import provider_id
 from autopack_mcp.usage.event import ReportedUsage, UsageEvent, UsageLine
 from autopack_mcp.usage.prices import PriceBook
 

@@ -15,10 +15,10 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, Connection, Label, Table, and_, cast, func, select
 
 from autopack_mcp.clock import Clock
-from autopack_mcp.config import NANO_PER_USD
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.tables import usage_hours, usage_phases
 from autopack_mcp.errors import RequestRefused
+from autopack_mcp.money import NANO_PER_USD
 from autopack_mcp.usage.windows import WINDOWS, WindowSpan, window_at
 
 OLDEST_OFFSET = -3_660  # Ten years of days; nobody has usage before that, and the calendar would end.

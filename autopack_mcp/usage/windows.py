@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from autopack_mcp.config import Window
+from autopack_mcp.config.settings import Window
 
 WINDOWS: tuple[Window, ...] = ("day", "week", "month")
 

@@ -14,7 +14,14 @@ from autopack_mcp.budgets.caps import (
     provider_caps,
     scopes_of_call,
 )
-from autopack_mcp.config import FallbackStrategy, ProviderSettings, QuotaRouting, RoleModels, Settings, WindowCap
+from autopack_mcp.config.settings import (
+    FallbackStrategy,
+    ProviderSettings,
+    QuotaRouting,
+    RoleModels,
+    Settings,
+    WindowCap,
+)
 from tests.factories import NOON, call_scope, provider_settings, run_cap, window_cap
 
 BEFORE_MIDNIGHT = datetime(2026, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)

@@ -28,7 +28,7 @@ from autopack_mcp.budgets.caps import (
     scopes_of_call,
 )
 from autopack_mcp.budgets.ledger import Reservation, ScopeUse
-from autopack_mcp.config import FallbackStrategy, QuotaRouting, RoleModels, Settings, Window, WindowCap
+from autopack_mcp.config.settings import FallbackStrategy, QuotaRouting, RoleModels, Settings, Window, WindowCap
 from autopack_mcp.database.tables import breaches
 from autopack_mcp.errors import Denial, UsageConflict
 from autopack_mcp.usage.event import UsageEvent

@@ -9,7 +9,7 @@ import pytest
 from autopack_mcp.budgets.counters import ScopeUse
 from autopack_mcp.budgets.ledger import book_external, reserve
 from autopack_mcp.budgets.standings import CapStanding, ProviderStanding, provider_standings
-from autopack_mcp.config import WindowCap
+from autopack_mcp.config.settings import WindowCap
 from autopack_mcp.database.engine import Database
 from tests.factories import NOON, call_scope, provider_settings, reservation, settings, usage_event, window_cap
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autopack_mcp.config import ProviderSettings
+from autopack_mcp.config.settings import ProviderSettings
 from autopack_mcp.providers.anthropic import AnthropicProvider, MessagesStream
 from autopack_mcp.providers.base import CallObservation, ChatMessage, ProviderCall
 from autopack_mcp.providers.failures import Asked

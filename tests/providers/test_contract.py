@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from autopack_mcp.clock import ManualClock
-from autopack_mcp.config import ProviderSettings
+from autopack_mcp.config.settings import ProviderSettings
 from autopack_mcp.errors import ProviderError, ProviderRateLimited, ProviderRefused, ProviderUnavailable
 from autopack_mcp.providers.base import CallObservation, ChatMessage, FinishReason, Provider, ProviderCall
 from autopack_mcp.providers.registry import open_provider

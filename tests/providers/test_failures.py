@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from autopack_mcp.config import ProviderSettings
+from autopack_mcp.config.settings import ProviderSettings
 from autopack_mcp.errors import ProviderRefused, ProviderUnavailable
 from autopack_mcp.providers.base import ChatMessage, ProviderCall
 from autopack_mcp.providers.failures import TEXT_LIMIT, Asked, clean, retry_after_s, told_in_stream, translated

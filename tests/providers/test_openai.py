@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from autopack_mcp.config import ProviderSettings
+from autopack_mcp.config.settings import ProviderSettings
 from autopack_mcp.errors import ProviderUnavailable
 from autopack_mcp.providers.base import CallObservation, ChatMessage, ProviderCall
 from autopack_mcp.providers.failures import Asked

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from autopack_mcp.config import ProviderSettings
+from autopack_mcp.config.settings import ProviderSettings
 from autopack_mcp.errors import MissingKey
 from autopack_mcp.providers.anthropic import AnthropicProvider
 from autopack_mcp.providers.openai import OpenAIProvider
@@ -35,7 +35,7 @@ def test_missing_key_names_the_variable(key: str | None) -> None:
 def test_opening_every_adapter_loads_no_sdk_and_no_price_list() -> None:
     program = """
 import sys
-from autopack_mcp.config import ModelPrice, ProviderSettings
+from autopack_mcp.config.settings import ModelPrice, ProviderSettings
 from autopack_mcp.providers import pacing, scripted
 from autopack_mcp.providers.registry import open_provider
 from autopack_mcp.usage.prices import PriceBook

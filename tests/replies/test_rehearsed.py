@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from autopack_mcp.plan import PhaseSpec, RehearsalScript
+from autopack_mcp.plans.plan import PhaseSpec, RehearsalScript
 from autopack_mcp.replies.edits import WholeFile, parse_edits
 from autopack_mcp.replies.patch import edited_files
 from autopack_mcp.replies.rehearsed import rehearsed_edits, rehearsed_verdict

@@ -11,7 +11,7 @@ from typing import Any
 
 from autopack_mcp.budgets.counters import ScopeUse
 from autopack_mcp.budgets.standings import CapStanding, ProviderStanding
-from autopack_mcp.config import Settings
+from autopack_mcp.config.settings import Settings
 from autopack_mcp.routing.model_map import current_model_map
 from autopack_mcp.routing.model_router import RoutingSnapshot
 from autopack_mcp.routing.overrides import Override

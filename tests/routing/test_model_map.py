@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopack_mcp.config import FallbackStrategy, QuotaRouting, RoleModels
+from autopack_mcp.config.settings import FallbackStrategy, QuotaRouting, RoleModels
 from autopack_mcp.routing.model_map import ModelMap, current_model_map, model_map_from_json, model_map_to_json
 from autopack_mcp.routing.model_router import choose
 from autopack_mcp.routing.overrides import Override

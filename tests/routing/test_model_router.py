@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopack_mcp.budgets.standings import ProviderStanding
-from autopack_mcp.config import FallbackStrategy, QuotaRouting, RoleModels, Settings
+from autopack_mcp.config.settings import FallbackStrategy, QuotaRouting, RoleModels, Settings
 from autopack_mcp.errors import NoRoute, OverrideRefused
 from autopack_mcp.routing.model_router import ModelRouter, RouteDecision, RoutingSnapshot, allowed_choices, choose
 from tests.factories import NOON, model_settings, provider_settings, settings

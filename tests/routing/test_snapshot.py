@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine
 from autopack_mcp.budgets.caps import RunCaps
 from autopack_mcp.budgets.ledger import book_external
 from autopack_mcp.clock import ManualClock
-from autopack_mcp.config import FallbackStrategy, ProviderSettings, Settings, WindowCap
+from autopack_mcp.config.settings import FallbackStrategy, ProviderSettings, Settings, WindowCap
 from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import NoRoute
 from autopack_mcp.routing.model_map import current_model_map, model_map_to_json

@@ -31,7 +31,7 @@ from autopack_mcp.errors import (
     WorkspaceError,
 )
 from autopack_mcp.llm_service import AsyncLlmService
-from autopack_mcp.plan import plan_from_json
+from autopack_mcp.plans.plan import plan_from_json
 from autopack_mcp.runs.driver import RunDriver
 from autopack_mcp.runs.executor import Executor, StepJob
 from autopack_mcp.runs.requests import Action

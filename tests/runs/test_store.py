@@ -14,7 +14,7 @@ from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.tables import attempts, phases, run_events, runs
 from autopack_mcp.errors import IllegalTransition, LeaseLost, RunNotFound
-from autopack_mcp.plan import PhaseSpec, Plan, TierSpec, plan_from_json, plan_to_json
+from autopack_mcp.plans.plan import PhaseSpec, Plan, TierSpec, plan_from_json, plan_to_json
 from autopack_mcp.runs.outcomes import (
     AttemptFailed,
     BudgetDenied,

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from autopack_mcp.errors import WorkspaceError
-from autopack_mcp.plan import UNVERIFIED
+from autopack_mcp.plans.plan import UNVERIFIED
 from autopack_mcp.processes import MARK_VARIABLE
 from autopack_mcp.runs.verify import VerifyResult, package_settings, verify
 from autopack_mcp.runs.workspace import Workspace, pin_base

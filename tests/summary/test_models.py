@@ -9,9 +9,16 @@ from typing import Any, Literal
 import pytest
 
 from autopack_mcp.budgets.ledger import book_external
-from autopack_mcp.config import NANO_PER_USD, FallbackStrategy, ProviderSettings, RoleModels, Settings, WindowCap
+from autopack_mcp.config.settings import (
+    FallbackStrategy,
+    ProviderSettings,
+    RoleModels,
+    Settings,
+    WindowCap,
+)
 from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import RequestRefused, RunNotFound
+from autopack_mcp.money import NANO_PER_USD
 from autopack_mcp.routing.model_map import current_model_map, model_map_to_json
 from autopack_mcp.routing.model_router import choose
 from autopack_mcp.routing.overrides import Override, add_override

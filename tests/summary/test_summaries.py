@@ -10,7 +10,7 @@ import pytest
 
 from autopack_mcp.budgets.ledger import book_external
 from autopack_mcp.clock import ManualClock
-from autopack_mcp.config import ProviderSettings
+from autopack_mcp.config.settings import ProviderSettings
 from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import AutopackError
 from autopack_mcp.routing.model_map import current_model_map, model_map_to_json

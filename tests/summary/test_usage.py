@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from autopack_mcp.budgets.ledger import book_external, reserve
-from autopack_mcp.config import NANO_PER_USD, Settings, WindowCap
+from autopack_mcp.config.settings import Settings, WindowCap
 from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import RequestRefused
+from autopack_mcp.money import NANO_PER_USD
 from autopack_mcp.summary.usage import CapView, ProviderUsage, UsageSummary, level_of, percent_of, usage_summary
 from autopack_mcp.usage.event import UsageEvent
 from tests.factories import (

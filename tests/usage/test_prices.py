@@ -13,7 +13,7 @@ from genai_prices.data_snapshot import get_snapshot
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopack_mcp.config import ModelPrice
+from autopack_mcp.config.settings import ModelPrice
 from autopack_mcp.usage.event import ReportedUsage, TokenCounts, UsageLine
 from autopack_mcp.usage.prices import Price, PriceBook
 

@@ -14,7 +14,7 @@ from autopack_mcp.budgets.breaches import count_breaches
 from autopack_mcp.budgets.caps import ScopeCap
 from autopack_mcp.budgets.ledger import Ledger
 from autopack_mcp.clock import ManualClock
-from autopack_mcp.config import ModelPrice
+from autopack_mcp.config.settings import ModelPrice
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.tables import usage_events, usage_lines
 from autopack_mcp.errors import UsageConflict

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopack_mcp.config import Window
+from autopack_mcp.config.settings import Window
 from autopack_mcp.usage.windows import WINDOWS, window_at
 
 MICROSECOND = timedelta(microseconds=1)

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopack_mcp import plan_file
 from autopack_mcp.errors import PlanError
-from autopack_mcp.plan import PhaseSpec, Plan, RehearsalScript, TierSpec
-from autopack_mcp.plan_file import load_plan, load_plan_file
+from autopack_mcp.plans import plan_file
+from autopack_mcp.plans.plan import PhaseSpec, Plan, RehearsalScript, TierSpec
+from autopack_mcp.plans.plan_file import load_plan, load_plan_file
 
 CATEGORIES = frozenset({"general", "docs", "core_backend"})
 
@@ -511,5 +511,5 @@ def test_too_many_phases_are_refused(repository: Path) -> None:
 
 
 def test_every_key_that_the_loader_knows_is_in_the_reference() -> None:
-    reference = (Path(__file__).parent.parent / "docs" / "plans.md").read_text(encoding="utf-8")
+    reference = (Path(__file__).parents[2] / "docs" / "plans.md").read_text(encoding="utf-8")
     assert sorted(key for key in _keys if f"`{key}`" not in reference) == []

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from autopack_mcp.errors import PlanError
-from autopack_mcp.plan import PhaseSpec, Plan
-from autopack_mcp.plan_file import load_plan
-from autopack_mcp.run_request import TOKEN_CAP
+from autopack_mcp.plans.plan import PhaseSpec, Plan
+from autopack_mcp.plans.plan_file import load_plan
+from autopack_mcp.plans.run_request import TOKEN_CAP
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
-from autopack_mcp.config import (
+from autopack_mcp.config.settings import (
     ALERT_LEVELS_PERCENT,
     COMPLEXITIES,
     KNOWN_PROVIDERS,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopack_mcp.errors import Problem
-from autopack_mcp.plan import PhaseSpec, Plan, RehearsalScript, TierSpec, plan_from_json, plan_to_json
+from autopack_mcp.plans.plan import PhaseSpec, Plan, RehearsalScript, TierSpec, plan_from_json, plan_to_json
 
 _texts = st.lists(st.text(max_size=8), max_size=3).map(tuple)
 _scripts = st.builds(

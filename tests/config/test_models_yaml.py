@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopack_mcp import models_yaml
-from autopack_mcp.config import ModelPrice, ProviderSettings, QuotaRouting, RoleModels, Settings, WindowCap
+from autopack_mcp.config import models_yaml
+from autopack_mcp.config.models_yaml import load_settings
+from autopack_mcp.config.settings import ModelPrice, ProviderSettings, QuotaRouting, RoleModels, Settings, WindowCap
+from autopack_mcp.config.shipped import default_config_text
 from autopack_mcp.errors import ConfigError
 from autopack_mcp.home import Home
-from autopack_mcp.models_yaml import load_settings
-from autopack_mcp.shipped import default_config_text
 from autopack_mcp.usage.prices import PriceBook
 
 HOME = Home(Path("/home/ada/autopack"))
@@ -560,7 +560,7 @@ def test_the_digest_and_the_source_say_which_text_it_was() -> None:
 
 def test_reading_a_config_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from autopack_mcp.config_file import find_config; from autopack_mcp.home import find_home; "
+        "import sys; from autopack_mcp.config.config_file import find_config; from autopack_mcp.home import find_home; "
         "find_config(None, find_home({'AUTOPACK_HOME': '/nonexistent'})).current(); "
         "heavy = {'pydantic', 'sqlalchemy', 'genai_prices', 'openai', 'anthropic', 'mcp', 'difflib', 'dotenv'}; "
         "print(sorted(heavy & set(sys.modules)))"
@@ -570,7 +570,7 @@ def test_reading_a_config_imports_nothing_heavy() -> None:
 
 
 def test_every_key_that_the_loader_knows_is_in_the_reference() -> None:
-    reference = (Path(__file__).parent.parent / "docs" / "config.md").read_text(encoding="utf-8")
+    reference = (Path(__file__).parents[2] / "docs" / "config.md").read_text(encoding="utf-8")
     known = {
         key
         for table in (models_yaml.KEYS, models_yaml.OLD_KEYS, models_yaml.UNIMPLEMENTED_KEYS)

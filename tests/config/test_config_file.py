@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from autopack_mcp.clock import ManualClock
-from autopack_mcp.config_file import DEFAULT_SOURCE, ConfigFile, find_config
+from autopack_mcp.config.config_file import DEFAULT_SOURCE, ConfigFile, find_config
 from autopack_mcp.errors import ConfigError
 from autopack_mcp.home import Home
 

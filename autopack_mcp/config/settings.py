@@ -21,7 +21,6 @@ Api = Literal["chat", "responses", "messages"]
 Window = Literal["day", "week", "month"]
 Complexity = Literal["low", "medium", "high"]
 
-NANO_PER_USD = 1_000_000_000
 ALERT_LEVELS_PERCENT = (80, 90)  # Of an allowance (product.md).
 COMPLEXITIES: tuple[Complexity, ...] = ("low", "medium", "high")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from autopack_mcp.config.models_yaml import load_settings
+from autopack_mcp.config.shipped import default_config_text, example_plan_text, example_repository
 from autopack_mcp.home import Home
-from autopack_mcp.models_yaml import load_settings
-from autopack_mcp.plan import Plan
-from autopack_mcp.plan_file import load_plan
-from autopack_mcp.shipped import default_config_text, example_plan_text, example_repository
+from autopack_mcp.plans.plan import Plan
+from autopack_mcp.plans.plan_file import load_plan
 
 SETTINGS = load_settings(default_config_text(), "models.yaml", home=Home(Path("/home/ada")))
 

@@ -12,8 +12,7 @@ from pathlib import Path, PurePath
 
 from autopack_mcp.documents import file_text, read_document
 from autopack_mcp.errors import PlanError, Problem
-from autopack_mcp.plan import ATTEMPTS_LIMIT, UNVERIFIED, VERIFY_TIMEOUT_S, Plan, TierSpec
-from autopack_mcp.plan_phases import (
+from autopack_mcp.plans.phases import (
     COMMAND_LIMIT,
     DESCRIPTION_LIMIT,
     NAME_LIMIT,
@@ -25,7 +24,8 @@ from autopack_mcp.plan_phases import (
     read_id,
     verify_command,
 )
-from autopack_mcp.run_request import is_run_request, request_name, request_tiers, request_token_cap
+from autopack_mcp.plans.plan import ATTEMPTS_LIMIT, UNVERIFIED, VERIFY_TIMEOUT_S, Plan, TierSpec
+from autopack_mcp.plans.run_request import is_run_request, request_name, request_tiers, request_token_cap
 from autopack_mcp.sections import Findings, Section, text_objection
 
 TIERS_LIMIT = 500

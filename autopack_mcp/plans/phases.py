@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator, Set
 from typing import Literal
 
-from autopack_mcp.config import COMPLEXITIES, Complexity
+from autopack_mcp.config.settings import COMPLEXITIES, Complexity
 from autopack_mcp.documents import Value, shown
-from autopack_mcp.plan import UNVERIFIED, PhaseSpec, RehearsalScript
+from autopack_mcp.plans.plan import UNVERIFIED, PhaseSpec, RehearsalScript
 from autopack_mcp.sections import Section, spelled
 
 NAME_LIMIT = 200  # Characters of a name; it stands in every status line.

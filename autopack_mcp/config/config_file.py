@@ -14,12 +14,12 @@ from pathlib import Path
 from threading import Lock
 
 from autopack_mcp.clock import Clock, SystemClock
-from autopack_mcp.config import Settings
+from autopack_mcp.config.models_yaml import load_settings
+from autopack_mcp.config.settings import Settings
+from autopack_mcp.config.shipped import default_config_text
 from autopack_mcp.documents import file_text
 from autopack_mcp.errors import ConfigError, Problem
 from autopack_mcp.home import Home
-from autopack_mcp.models_yaml import load_settings
-from autopack_mcp.shipped import default_config_text
 
 DEFAULT_SOURCE = "packaged default"
 # File systems stamp times in steps of up to 10 ms (and FAT of 2 s): a file changed twice within a step looks unchanged.

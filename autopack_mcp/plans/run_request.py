@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 
 from autopack_mcp.documents import shown
-from autopack_mcp.plan import PhaseSpec, TierSpec
-from autopack_mcp.plan_phases import (
+from autopack_mcp.plans.phases import (
     DESCRIPTION_LIMIT,
     NAME_LIMIT,
     PATH_LIMIT,
@@ -22,6 +21,7 @@ from autopack_mcp.plan_phases import (
     verify_command,
     workspace_paths,
 )
+from autopack_mcp.plans.plan import PhaseSpec, TierSpec
 from autopack_mcp.sections import Section
 
 TOKEN_CAP = 5_000_000  # What the predecessor gives a run whose request names no token_cap.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from autopack_mcp.config import (
+from autopack_mcp.config.settings import (
     KNOWN_PROVIDERS,
     FallbackStrategy,
     ModelSettings,
