@@ -6,6 +6,7 @@ costs 0.15 s to import, so it is only loaded when there is something to do. ``op
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
@@ -43,7 +44,8 @@ def schema_version(connection: Connection) -> str | None:
 
 
 def _file_is_missing(database: Database) -> bool:
-    return database.is_sqlite and not Path(str(database.url.database)).exists()
+    # Not Path.exists, which raises where a folder above may not be entered; opening the file says that in our words.
+    return database.is_sqlite and not os.path.exists(str(database.url.database))  # noqa: PTH110
 
 
 def _migrate(connection: Connection) -> None:
