@@ -123,11 +123,12 @@ def plan_of(repository: Path, options: dict[str, Any]) -> str:
         pytest.param("cancel", "a begun", GOOD, "cancelled", id="cancel before an attempt begins"),
         pytest.param("cancel", "a budgetdenied", CAPPED, "cancelled", id="cancel as a cap denies a call"),
         pytest.param("cancel", "a attemptfailed", RED, "cancelled", id="cancel as the last attempt fails"),
-        pytest.param("cancel", "closed", GOOD, "cancelled", id="cancel as the last step ends"),
+        pytest.param("cancel", "closed", GOOD, "cancelled", id="cancel as the run ends"),
         pytest.param("pause", "started", GOOD, "paused", id="pause before it starts"),
         pytest.param("pause", "a budgetdenied", CAPPED, "budget_paused", id="pause as a cap denies a call"),
         pytest.param("pause", "a attemptfailed", RED, "needs_attention", id="pause as the last attempt fails"),
-        pytest.param("pause", "closed", GOOD, "succeeded", id="pause as the last step ends"),
+        pytest.param("pause", "a committed", GOOD, "succeeded", id="pause as the last step ends"),
+        pytest.param("pause", "closed", GOOD, "succeeded", id="pause as the run ends"),
     ],
 )
 async def test_a_person_who_acts_between_a_step_and_its_commit_has_the_last_word(
@@ -232,21 +233,29 @@ def branch(repository: Path) -> str:
     return git(repository, "for-each-ref", "refs/heads/autopack")
 
 
-async def test_a_call_in_flight_of_a_process_that_lost_its_run_is_still_booked(house: House, repository: Path) -> None:
-    house.gate.close()
+async def test_a_process_that_is_told_that_it_lost_its_run_books_its_call_and_touches_no_file(
+    house: House, repository: Path
+) -> None:
+    run_id = await house.start_unattended(a_plan(repository, [a_phase("a")]))
     database = house.autopack.database
-    async with house.supervising():
-        run_id = await house.start(a_plan(repository, [a_phase("a")]))
+    house.gate.close()
+    async with driving(house, run_id) as (_, _, make_driver):
+        driver = make_driver()
+        driving_it = asyncio.create_task(driver.drive())
         await house.gate.reached.wait()
         later = house.autopack.clock.now() + timedelta(hours=1)
         await database.write(claim, run_id, "another machine", later, 6.0)
         before = database.read_now(rows)
-        house.gate.open()
-        await _until(lambda: not _has_driver(run_id))
+        theirs = Path((await house.run(run_id)).workspace) / "theirs.txt"
+        theirs.write_text("the new owner is at work\n", encoding="utf-8")
+        driver.interrupt()
+        with anyio.fail_after(LIMIT_S):
+            await driving_it
 
     assert database.read_now(rows) == before
+    assert theirs.exists()
     # Whoever owns the run, the money was spent.
-    assert database.read_now(statuses) in (["ok"], ["cut"])
+    assert database.read_now(statuses) == ["cut"]
     assert database.read_now(held) == 0
 
 
@@ -267,7 +276,7 @@ class MoodyBuilder(ApiBuilder):
 @asynccontextmanager
 async def driving(house: House, run_id: str) -> AsyncIterator[tuple[MoodyBuilder, Executor, Callable[[], RunDriver]]]:
     """The parts of a run without a supervisor; each driver claims the run anew."""
-    door = app.call_door(house.autopack)
+    door = app.call_door(house.autopack, rehearsal_pause=house.gate)
     service = AsyncLlmService(door)
     builder = MoodyBuilder(service)
     database, clock = house.autopack.database, house.autopack.clock

@@ -18,7 +18,7 @@ import anyio
 import pytest
 from sqlalchemy import insert, update
 
-from autopack_mcp.budgets.ledger import Ledger, RunFence
+from autopack_mcp.budgets.ledger import Ledger, RunFence, expire_overdue
 from autopack_mcp.clock import ManualClock
 from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.database.engine import Database
@@ -138,7 +138,9 @@ class HeldDriver(RunDriver):
 class Desk:
     """A supervisor of held drivers, and what happened to them."""
 
-    def __init__(self, database: Database, clock: ManualClock, lock_file: Path) -> None:
+    def __init__(
+        self, database: Database, clock: ManualClock, lock_file: Path, *, heartbeat_s: float = QUICK_S
+    ) -> None:
         self.database = database
         self.clock = clock
         self.drivers: dict[str, HeldDriver] = {}
@@ -151,7 +153,7 @@ class Desk:
             ledger=Ledger(database, clock),
             visible_keys=lambda: ("A_KEY",),
             make_driver=self._made,
-            heartbeat_s=QUICK_S,
+            heartbeat_s=heartbeat_s,
         )
 
     @asynccontextmanager
@@ -252,7 +254,10 @@ async def test_leases_are_renewed_however_long_a_step_takes(desk: Desk, clock: M
 
 
 @anyio_test
-async def test_a_run_whose_renewal_came_late_is_not_taken_from_our_own_driver(desk: Desk, clock: ManualClock) -> None:
+async def test_a_run_whose_renewal_came_late_is_not_taken_from_our_own_driver(
+    database: Database, clock: ManualClock, tmp_path: Path
+) -> None:
+    desk = Desk(database, clock, tmp_path / "lock", heartbeat_s=3600)
     await desk.add("R1")
     async with desk.supervising():
         await desk.until_in_hand("R1")
@@ -318,30 +323,42 @@ async def test_a_request_that_cannot_be_handled_is_refused_and_the_next_one_is_h
     assert (await desk.run("R1")).state == "paused"
 
 
-class BusyOnce(Database):
-    """A database that is locked by somebody else when the first run is to be claimed."""
+class FailsOnce(Database):
+    """A database that fails at one operation, the first time."""
 
-    was_busy = False
+    def __init__(self, url: str, operation: Callable[..., Any], error: Exception) -> None:
+        super().__init__(url)
+        self._operation = operation
+        self._error = error
+        self.has_failed = False
 
     async def write(self, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if operation is claim and not self.was_busy:
-            self.was_busy = True
-            raise DatabaseBusy(10)
+        if operation is self._operation and not self.has_failed:
+            self.has_failed = True
+            raise self._error
         return await super().write(operation, *args, **kwargs)
 
 
 @anyio_test
-async def test_a_database_that_is_busy_for_a_moment_is_asked_again(
-    database: Database, clock: ManualClock, tmp_path: Path
+@pytest.mark.parametrize(
+    "operation, error",
+    [
+        pytest.param(claim, DatabaseBusy(10), id="busy as a run is claimed"),
+        pytest.param(renew_supervisor, DatabaseBusy(10), id="busy at a heartbeat"),
+        pytest.param(expire_overdue, RuntimeError("a bug"), id="a bug as lost calls are charged"),
+    ],
+)
+async def test_what_fails_for_a_moment_is_tried_again_and_holds_nothing_else_up(
+    database: Database, clock: ManualClock, tmp_path: Path, operation: Callable[..., Any], error: Exception
 ) -> None:
-    busy = BusyOnce(database.url.render_as_string())
-    desk = Desk(busy, clock, tmp_path / "lock")
+    failing = FailsOnce(database.url.render_as_string(), operation, error)
+    desk = Desk(failing, clock, tmp_path / "lock")
     await desk.add("R1")
     async with desk.supervising():
-        await desk.until(lambda: busy.was_busy)
+        await desk.until(lambda: failing.has_failed)
         clock.advance(1)  # So that the next heartbeat changes a row, and the supervisor looks again.
         await desk.until_in_hand("R1")
-    await busy.close()
+    await failing.close()
 
 
 @anyio_test
