@@ -188,7 +188,9 @@ async def test_a_cancelled_scope_also_waits_until_nothing_is_left(tmp_path: Path
 async def test_what_a_command_left_in_the_background_ends_with_it(tmp_path: Path) -> None:
     result = await run(STUBBORN_CHILD + "echo done", tmp_path)
 
-    assert (result.exit_code, result.output) == (0, "done\n")
+    assert result.exit_code == 0
+    # A shell between us and the child may live long enough to report its death.
+    assert result.output.removesuffix("Killed\n") == "done\n"
     assert not is_alive(await pid_in(tmp_path / "child.pid"))
 
 
