@@ -32,7 +32,7 @@ from autopack_mcp.errors import (
 from autopack_mcp.notes import NOTE_LIMIT
 from autopack_mcp.plans.plan import plan_from_json
 from autopack_mcp.routing.model_map import current_model_map, model_map_to_json
-from autopack_mcp.runs.requests import Action, pending_requests
+from autopack_mcp.runs.requests import Action, answer_request, pending_requests
 from autopack_mcp.runs.states import RunState
 from autopack_mcp.runs.store import plan_json_of_run, rules_of_run, run_by_id
 from autopack_mcp.runs.supervision import SupervisorRecord
@@ -415,6 +415,19 @@ async def test_a_run_that_ends_while_it_is_asked_refuses_in_words(counter: Count
         "pause is not possible: the run is succeeded. Run R1 is succeeded: all is done. It can be asked now: nothing"
         " any more."
     )
+
+
+async def test_a_pause_that_a_cancel_has_overtaken_waits_for_nothing(counter: Counter) -> None:
+    counter.a_run("running")
+    asking = asyncio.create_task(counter.control(wait_s=FAR_S, acknowledge_s=FAR_S).request("R1", "pause", ANN))
+    await pending(counter)
+    [request] = counter.read(pending_requests)
+    counter.write(lambda connection: connection.execute(runs.update().values(state="cancelling")))
+    counter.write(answer_request, request.request_id, "done", "Done.", NOON)
+
+    async with asyncio.timeout(LIMIT_S):
+        outcome = await asking
+    assert (outcome.state, outcome.is_pending) == ("cancelling", False)
 
 
 async def test_what_is_so_now_is_asked_all_the_same_while_another_wish_is_on_its_way(counter: Counter) -> None:

@@ -390,6 +390,26 @@ async def test_a_repository_or_a_workspace_that_is_gone_stops_the_run_until_it_i
     assert git(repository, "log", "--format=%s", f"main..{run.branch}").splitlines() == ["Phase b", "Phase a"]
 
 
+async def test_a_change_that_comes_out_otherwise_when_it_is_applied_again_is_built_anew(
+    house: House, repository: Path
+) -> None:
+    run_id = await house.start_unattended(a_plan(repository, [a_phase("a")]))
+
+    async def disturb() -> None:
+        other_tree = attempts.update().values(tree=git(repository, "rev-parse", "HEAD^{tree}"))
+        await house.autopack.database.write(lambda connection: connection.execute(other_tree))
+
+    async with stepping_in(house, "a verified", disturb):
+        run = await house.stopped(run_id)
+    first, second = house.autopack.database.read_now(attempts_of_phase, run_id, "a")
+
+    assert (run.state, second.state) == ("succeeded", "kept")
+    assert (first.state, first.reason) == (
+        "failed",
+        "applied again, the same change gave another result: it was disturbed from outside",
+    )
+
+
 async def test_a_branch_that_a_person_moved_is_not_overwritten_and_the_run_says_so(
     house: House, repository: Path
 ) -> None:

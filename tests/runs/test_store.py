@@ -262,6 +262,7 @@ def test_a_run_that_was_paused_in_the_queue_started_when_it_was_let_on(database:
 
     run = database.read_now(run_by_id, "R1")
     assert (run.state, run.started_at, run.finished_at) == ("succeeded", at(2), at(6))
+    assert run.lease_owner is None  # What has ended is nobody's.
 
 
 def test_moving_a_phase_writes_its_facts_and_its_attempt_into_the_log(in_hand: Database) -> None:
