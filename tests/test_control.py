@@ -49,7 +49,6 @@ ALL_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")
 HAIKU = "claude-haiku-5-5"
 QUICK_S = 0.05
 LIMIT_S = 10
-FAR_S = 3600.0
 
 
 @dataclass(slots=True)
@@ -287,7 +286,7 @@ async def test_a_pause_in_a_long_step_is_acknowledged_within_a_second_and_says_w
     counter: Counter, repository: Path
 ) -> None:
     house, loop = counter.house, asyncio.get_running_loop()
-    control = counter.control(wait_s=FAR_S, acknowledge_s=ACKNOWLEDGE_S / 4)
+    control = counter.control(wait_s=LIMIT_S, acknowledge_s=ACKNOWLEDGE_S / 4)
     house.gate.close()
     async with house.supervising():
         run_id = await house.start(a_plan(repository, [a_phase("a")]))
@@ -404,7 +403,7 @@ async def test_an_unknown_run_is_answered_with_those_that_exist(counter: Counter
 
 async def test_a_run_that_ends_while_it_is_asked_refuses_in_words(counter: Counter) -> None:
     counter.a_run("running")
-    asking = asyncio.create_task(counter.control(wait_s=FAR_S).request("R1", "pause", ANN))
+    asking = asyncio.create_task(counter.control(wait_s=LIMIT_S).request("R1", "pause", ANN))
     await pending(counter)
     counter.write(lambda connection: connection.execute(runs.update().values(state="succeeded", why="all is done")))
     await obeyed_once(counter)
@@ -419,13 +418,13 @@ async def test_a_run_that_ends_while_it_is_asked_refuses_in_words(counter: Count
 
 async def test_a_pause_that_a_cancel_has_overtaken_waits_for_nothing(counter: Counter) -> None:
     counter.a_run("running")
-    asking = asyncio.create_task(counter.control(wait_s=FAR_S, acknowledge_s=FAR_S).request("R1", "pause", ANN))
+    asking = asyncio.create_task(counter.control(wait_s=LIMIT_S, acknowledge_s=LIMIT_S).request("R1", "pause", ANN))
     await pending(counter)
     [request] = counter.read(pending_requests)
     counter.write(lambda connection: connection.execute(runs.update().values(state="cancelling")))
     counter.write(answer_request, request.request_id, "done", "Done.", NOON)
 
-    async with asyncio.timeout(LIMIT_S):
+    async with asyncio.timeout(LIMIT_S / 2):
         outcome = await asking
     assert (outcome.state, outcome.is_pending) == ("cancelling", False)
 
