@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.clock import Clock
 from autopack_mcp.database.engine import Database
-from autopack_mcp.errors import DatabaseError, IllegalTransition, LeaseLost, WorkspaceError
+from autopack_mcp.errors import DatabaseBusy, DatabaseUnusable, IllegalTransition, LeaseLost, WorkspaceError
 from autopack_mcp.plans.plan import Plan, plan_from_json
 from autopack_mcp.runs.executor import Executor, StepJob
 from autopack_mcp.runs.outcomes import (
@@ -91,8 +91,9 @@ class RunDriver:
         except asyncio.CancelledError:
             await self._give_back()
             raise
-        except DatabaseError:
-            # The lease runs out and the run is taken up again, from its last finished step.
+        except (DatabaseBusy, DatabaseUnusable):
+            # The lease runs out and the run is taken up again, from its last finished step. Not so when the database
+            # refuses what we write: the step would be repeated, and its calls paid for, again and again.
             log.exception("run %s lost its database", self.fence.run_id)
             return
         except Exception as error:

@@ -16,9 +16,13 @@ from sqlalchemy import Connection, Row, select
 
 from autopack_mcp import app
 from autopack_mcp.builders import ApiBuilder, BuildJob, Built
+from autopack_mcp.database.engine import Database
 from autopack_mcp.database.tables import attempts, phases, reservations, run_events, runs, usage_events
 from autopack_mcp.errors import (
     AutopackError,
+    DatabaseBusy,
+    DatabaseError,
+    DatabaseUnusable,
     Denial,
     MissingKey,
     NoRoute,
@@ -274,12 +278,14 @@ class MoodyBuilder(ApiBuilder):
 
 
 @asynccontextmanager
-async def driving(house: House, run_id: str) -> AsyncIterator[tuple[MoodyBuilder, Executor, Callable[[], RunDriver]]]:
+async def driving(
+    house: House, run_id: str, database: Database | None = None
+) -> AsyncIterator[tuple[MoodyBuilder, Executor, Callable[[], RunDriver]]]:
     """The parts of a run without a supervisor; each driver claims the run anew."""
     door = app.call_door(house.autopack, rehearsal_pause=house.gate)
     service = AsyncLlmService(door)
     builder = MoodyBuilder(service)
-    database, clock = house.autopack.database, house.autopack.clock
+    database, clock = database or house.autopack.database, house.autopack.clock
     executor = Executor(
         database=database, clock=clock, builder=builder, auditor=service, sandbox=plain_sandbox("this is a test"),
         environ=house.autopack.environ,
@@ -367,6 +373,38 @@ async def test_an_error_of_our_own_stops_the_run_with_the_reason_and_frees_it(ho
     run = house.autopack.database.read_now(run_by_id, run_id)
     assert (run.state, run.why) == ("needs_attention", "internal error: ZeroDivisionError('a bug')")
     assert run.lease_owner is None
+
+
+@pytest.mark.parametrize(
+    "error, state, owner",
+    [
+        pytest.param(DatabaseBusy(10), "running", "me", id="busy: taken up again when the lease ends"),
+        pytest.param(DatabaseUnusable("The disk is full."), "running", "me", id="full: the same"),
+        pytest.param(
+            DatabaseError("The database refused: no such value"),
+            "needs_attention",
+            None,
+            id="refusing: not tried forever",
+        ),
+    ],
+)
+async def test_a_reply_that_cannot_be_written_down_is_not_paid_for_again_and_again(
+    house: House, repository: Path, error: DatabaseError, state: str, owner: str | None
+) -> None:
+    run_id = await house.start_unattended(a_plan(repository, [a_phase("a")]))
+
+    async def refuse(operation: Operation, arguments: tuple[Any, ...]) -> None:
+        if name_of(operation, arguments) == "a built":
+            raise error
+
+    database = WatchedDatabase(url_of(house), before=refuse)
+    async with driving(house, run_id, database) as (_, _, driver):
+        await driver().drive()
+    await database.close()
+
+    run = house.autopack.database.read_now(run_by_id, run_id)
+    assert (run.state, run.lease_owner) == (state, owner)
+    assert house.autopack.database.read_now(statuses) == ["ok"]
 
 
 async def test_a_repository_or_a_workspace_that_is_gone_stops_the_run_until_it_is_back(
