@@ -31,7 +31,9 @@ PHASES_OF_EVENTS = f"""
     SELECT run_id, coalesce(phase_id, ''), purpose, provider, model, role, {SUMS}
     FROM usage_events WHERE run_id IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6
 """
+DAYS_OF_EVENTS = HOURS_OF_EVENTS.replace("3600000000", "86400000000")
 HOURS = f"SELECT hour_start, purpose, provider, model, role, category, {SUM_COLUMNS} FROM usage_hours"
+DAYS = HOURS.replace("hour", "day")
 PHASES = f"SELECT run_id, phase_id, purpose, provider, model, role, {SUM_COLUMNS} FROM usage_phases"
 
 Rows = list[tuple[Any, ...]]
@@ -44,12 +46,20 @@ def everything(connection: Connection) -> Mapping[str, Rows]:
 
 def rollups(connection: Connection) -> Mapping[str, Rows]:
     """The derived tables as they stand."""
-    return {"usage_hours": _rows(connection, HOURS), "usage_phases": _rows(connection, PHASES)}
+    return {
+        "usage_hours": _rows(connection, HOURS),
+        "usage_days": _rows(connection, DAYS),
+        "usage_phases": _rows(connection, PHASES),
+    }
 
 
 def true_rollups(connection: Connection) -> Mapping[str, Rows]:
     """The derived tables as GROUP BY over the events makes them."""
-    return {"usage_hours": _rows(connection, HOURS_OF_EVENTS), "usage_phases": _rows(connection, PHASES_OF_EVENTS)}
+    return {
+        "usage_hours": _rows(connection, HOURS_OF_EVENTS),
+        "usage_days": _rows(connection, DAYS_OF_EVENTS),
+        "usage_phases": _rows(connection, PHASES_OF_EVENTS),
+    }
 
 
 def counters(connection: Connection) -> dict[str, ScopeUse]:

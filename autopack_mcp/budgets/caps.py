@@ -6,14 +6,16 @@ and the summaries ask for the same scopes, so that they all measure against the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Literal
+from urllib.parse import quote
 
-from autopack_mcp.config.settings import ProviderSettings, Settings, Window
+from autopack_mcp.config.settings import ProviderSettings, Settings, Window, WindowCap
 from autopack_mcp.usage.event import Purpose
-from autopack_mcp.usage.windows import WINDOWS, window_at
+from autopack_mcp.usage.windows import WINDOWS, WindowSpan, window_at
 
 ScopeKind = Literal["provider", "run", "phase", "role", "global"]
 
@@ -31,15 +33,20 @@ class CallScope:
 
 @dataclass(frozen=True, slots=True)
 class RunCaps:
-    """A run's own caps, in tokens and nano-dollars; None is uncapped."""
+    """A run's own caps and those of its phase in question, in tokens and nano-dollars; None is uncapped."""
 
     tokens: int | None = None
     nano_usd: int | None = None
+    phase_tokens: int | None = None
+    phase_nano_usd: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ScopeCap:
-    """One counter and what it may reach. ``allowance_*`` are ours (cap x share); at least one of them is set."""
+    """One counter and what it may reach. ``allowance_*`` are ours (cap x share); at least one of them is set.
+
+    ``label`` names the cap in a sentence: "openai's cap of the week".
+    """
 
     scope: str
     kind: ScopeKind
@@ -49,42 +56,72 @@ class ScopeCap:
     window: Window | None = None
     provider: str | None = None
     resets_at: datetime | None = None
+    role: str | None = None
 
 
 def scopes_of_call(call: CallScope, at: datetime) -> tuple[str, ...]:
     """The names of every counter that counts this call when it is reserved ``at``, sorted.
 
-    A rehearsal counts in shadow scopes of its own run and never touches the real ones (contract 17). Sorted, because
-    PostgreSQL locks rows in this order and must never deadlock.
+    A rehearsal counts in shadow scopes of its own run and never touches the real ones (contract 17). Sorted, so that
+    the same call always moves its counters in the same order.
     """
-    names = [f"provider/{call.provider}/{window}/{window_at(window, at).label}" for window in WINDOWS]
-    names += [f"role/{call.role}", "global"]
+    prefix = shadow_prefix(call)
+    provider, role = f"{prefix}provider/{_part(call.provider)}/", f"{prefix}role/{_part(call.role)}/"
+    endings = [f"{span.window}/{span.label}" for span in spans_at(at)]
+    names = [f"{stem}{ending}" for stem in (provider, role, f"{prefix}global/") for ending in endings]
     if call.run_id is not None:
-        names.append(f"run/{call.run_id}")
+        names.append(run_scope(prefix, call.run_id))
         if call.phase_id is not None:
-            names.append(f"phase/{call.run_id}/{call.phase_id}")
-    return tuple(sorted(shadow_prefix(call) + name for name in names))
+            names.append(phase_scope(prefix, call.run_id, call.phase_id))
+    return tuple(sorted(names))
 
 
 def shadow_prefix(call: CallScope) -> str:
     """What a scope's name starts with: nothing for real calls, the rehearsing run for a rehearsal."""
-    return f"rehearsal/{call.run_id or 'library'}/" if call.purpose == "rehearsal" else ""
+    return f"rehearsal/{_part(call.run_id or 'library')}/" if call.purpose == "rehearsal" else ""
+
+
+def run_scope(prefix: str, run_id: str) -> str:
+    """The name of a run's counter; ``prefix`` as ``shadow_prefix`` says."""
+    return f"{prefix}run/{_part(run_id)}"
+
+
+def phase_scope(prefix: str, run_id: str, phase_id: str) -> str:
+    """The name of a phase's counter; ``prefix`` as ``shadow_prefix`` says."""
+    return f"{prefix}phase/{_part(run_id)}/{_part(phase_id)}"
+
+
+def window_scope(prefix: str, kind: ScopeKind, name: str, span: WindowSpan) -> str:
+    """The name of a counter that starts anew with each window; ``name`` is the provider or the role, "" for global."""
+    stem = f"{kind}/{_part(name)}" if name else kind
+    return f"{prefix}{stem}/{span.window}/{span.label}"
+
+
+def spans_at(at: datetime) -> tuple[WindowSpan, ...]:
+    """The day, the week and the month that hold a moment."""
+    return _spans_of_day(window_at("day", at).start)
 
 
 def caps_of_call(settings: Settings, call: CallScope, run_caps: RunCaps, at: datetime) -> tuple[ScopeCap, ...]:
     """Every configured cap that this call must fit, the provider's windows first."""
-    provider = settings.providers[call.provider]
     prefix = shadow_prefix(call)
-    caps = list(_provider_caps(provider, prefix, at))
-    if call.run_id is not None and (run_caps.tokens is not None or run_caps.nano_usd is not None):
-        label = f"the cap of run {call.run_id}"
-        caps.append(ScopeCap(f"{prefix}run/{call.run_id}", "run", label, run_caps.tokens, run_caps.nano_usd))
+    provider = settings.providers.get(call.provider)
+    caps = [] if provider is None else list(_provider_caps(provider, prefix, at))
+    caps += _role_caps(call.role, settings.role_caps.get(call.role, ()), prefix, at)
+    caps += _global_caps(settings.global_caps, prefix, at)
+    caps += _own_caps(call, run_caps, prefix)
     return tuple(caps)
 
 
 def provider_caps(provider: ProviderSettings, at: datetime) -> tuple[ScopeCap, ...]:
     """The configured windows of one provider, as real (not rehearsed) calls see them."""
     return tuple(_provider_caps(provider, "", at))
+
+
+def shared_caps(settings: Settings, at: datetime) -> tuple[ScopeCap, ...]:
+    """The configured caps of no single provider: every role's and the global ones, as real calls see them."""
+    roles = [cap for role, caps in settings.role_caps.items() for cap in _role_caps(role, caps, "", at)]
+    return (*roles, *_global_caps(settings.global_caps, "", at))
 
 
 def cap_in_window_of(cap: ScopeCap, moment: datetime) -> ScopeCap:
@@ -96,6 +133,8 @@ def cap_in_window_of(cap: ScopeCap, moment: datetime) -> ScopeCap:
     if cap.window is None:
         return cap
     span = window_at(cap.window, moment)
+    if cap.resets_at == span.end:
+        return cap
     stem, _, _ = cap.scope.rpartition("/")
     return replace(cap, scope=f"{stem}/{span.label}", resets_at=span.end)
 
@@ -104,7 +143,7 @@ def _provider_caps(provider: ProviderSettings, prefix: str, at: datetime) -> Ite
     for cap in provider.caps:
         span = window_at(cap.window, at)
         yield ScopeCap(
-            scope=f"{prefix}provider/{provider.provider}/{cap.window}/{span.label}",
+            scope=window_scope(prefix, "provider", provider.provider, span),
             kind="provider",
             label=f"{provider.provider}'s cap of the {cap.window}",
             allowance_tokens=None if cap.tokens is None else provider.allowance(cap.tokens),
@@ -113,3 +152,39 @@ def _provider_caps(provider: ProviderSettings, prefix: str, at: datetime) -> Ite
             provider=provider.provider,
             resets_at=span.end,
         )
+
+
+def _role_caps(role: str, caps: Sequence[WindowCap], prefix: str, at: datetime) -> list[ScopeCap]:
+    return [_window_cap("role", role, f"the {role}'s cap of the {cap.window}", cap, prefix, at) for cap in caps]
+
+
+def _global_caps(caps: Sequence[WindowCap], prefix: str, at: datetime) -> list[ScopeCap]:
+    return [_window_cap("global", "", f"the cap of all calls of the {cap.window}", cap, prefix, at) for cap in caps]
+
+
+def _window_cap(kind: ScopeKind, name: str, label: str, cap: WindowCap, prefix: str, at: datetime) -> ScopeCap:
+    span = window_at(cap.window, at)
+    scope = window_scope(prefix, kind, name, span)
+    return ScopeCap(scope, kind, label, cap.tokens, cap.nano_usd, cap.window, None, span.end, name or None)
+
+
+def _own_caps(call: CallScope, caps: RunCaps, prefix: str) -> Iterator[ScopeCap]:
+    if call.run_id is None:
+        return
+    if caps.tokens is not None or caps.nano_usd is not None:
+        label = f"the cap of run {call.run_id}"
+        yield ScopeCap(run_scope(prefix, call.run_id), "run", label, caps.tokens, caps.nano_usd)
+    if call.phase_id is not None and (caps.phase_tokens is not None or caps.phase_nano_usd is not None):
+        label = f"the cap of phase {call.phase_id} of run {call.run_id}"
+        scope = phase_scope(prefix, call.run_id, call.phase_id)
+        yield ScopeCap(scope, "phase", label, caps.phase_tokens, caps.phase_nano_usd)
+
+
+@lru_cache(maxsize=64)
+def _spans_of_day(day: datetime) -> tuple[WindowSpan, ...]:
+    return tuple(window_at(window, day) for window in WINDOWS)
+
+
+def _part(name: str) -> str:
+    # A slash in a name must not make it look like a longer path: run "a/b" is not phase "b" of run "a".
+    return quote(name, safe=":") if "/" in name or "%" in name else name

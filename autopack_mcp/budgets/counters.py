@@ -14,7 +14,7 @@ from operator import eq, ne
 from sqlalchemy import ColumnElement, Connection, RowMapping, Table, and_, bindparam, func, insert, select, update
 
 from autopack_mcp.budgets.caps import CallScope, ScopeCap
-from autopack_mcp.database.tables import budget_scopes, reservations, usage_events, usage_hours, usage_phases
+from autopack_mcp.database.tables import budget_scopes, reservations, usage_days, usage_events, usage_phases
 from autopack_mcp.usage.windows import WindowSpan, window_at
 
 _COLUMNS = ("settled_tokens", "reserved_tokens", "settled_nano", "reserved_nano")
@@ -93,61 +93,71 @@ def _by_column(use: ScopeUse, prefix: str = "") -> dict[str, int]:
 
 def _seed(connection: Connection, scope: CallScope, cap: ScopeCap, at: datetime) -> ScopeUse:
     """What a counter must start from so that it equals the ledger: settled events and reservations still held."""
-    if cap.kind == "run":
-        return _run_use(connection, scope)
-    assert cap.window is not None, "only provider windows and runs have caps"
+    if cap.kind in ("run", "phase"):
+        return _run_use(connection, scope, cap)
+    assert cap.window is not None, "a cap that is no run's and no phase's has a window"
     span = window_at(cap.window, at)
-    real = _window_use(connection, scope.provider, span)
+    real = _window_use(connection, scope, cap, span)
     if scope.purpose != "rehearsal":
         return real
     # A rehearsal's shadow starts from the real use of its window (contract 17). Real calls still in flight will never
     # be given back here, so for the shadow they are as good as spent.
-    own = _rehearsed_use(connection, scope, span)
+    own = _rehearsed_use(connection, scope, cap, span)
     return ScopeUse(
         real.used_tokens + own.settled_tokens, own.reserved_tokens, real.used_nano + own.settled_nano, own.reserved_nano
     )
 
 
-def _run_use(connection: Connection, scope: CallScope) -> ScopeUse:
+def _run_use(connection: Connection, scope: CallScope, cap: ScopeCap) -> ScopeUse:
     is_counted = eq if scope.purpose == "rehearsal" else ne
-    spent = and_(usage_phases.c.run_id == scope.run_id, is_counted(usage_phases.c.purpose, "rehearsal"))
-    held = and_(reservations.c.run_id == scope.run_id, is_counted(reservations.c.purpose, "rehearsal"))
-    return _sum_up(connection, usage_phases, spent, held)
+    spent = [usage_phases.c.run_id == scope.run_id, is_counted(usage_phases.c.purpose, "rehearsal")]
+    held = [reservations.c.run_id == scope.run_id, is_counted(reservations.c.purpose, "rehearsal")]
+    if cap.kind == "phase":
+        spent.append(usage_phases.c.phase_id == scope.phase_id)
+        held.append(reservations.c.phase_id == scope.phase_id)
+    return _sum_up(connection, usage_phases, and_(*spent), and_(*held))
 
 
-def _window_use(connection: Connection, provider: str, span: WindowSpan) -> ScopeUse:
+def _window_use(connection: Connection, scope: CallScope, cap: ScopeCap, span: WindowSpan) -> ScopeUse:
     spent = and_(
-        usage_hours.c.provider == provider,
-        usage_hours.c.hour_start >= span.start,
-        usage_hours.c.hour_start < span.end,
-        usage_hours.c.purpose != "rehearsal",
+        *_of_subject(usage_days, scope, cap),
+        usage_days.c.day_start >= span.start,
+        usage_days.c.day_start < span.end,
+        usage_days.c.purpose != "rehearsal",
     )
-    held = and_(_held_in(provider, span), reservations.c.purpose != "rehearsal")
-    return _sum_up(connection, usage_hours, spent, held)
+    held = and_(_held_in(scope, cap, span), reservations.c.purpose != "rehearsal")
+    return _sum_up(connection, usage_days, spent, held)
 
 
-def _rehearsed_use(connection: Connection, scope: CallScope, span: WindowSpan) -> ScopeUse:
+def _rehearsed_use(connection: Connection, scope: CallScope, cap: ScopeCap, span: WindowSpan) -> ScopeUse:
     spent = and_(
+        *_of_subject(usage_events, scope, cap),
         usage_events.c.run_id.is_not_distinct_from(scope.run_id),
         usage_events.c.purpose == "rehearsal",
-        usage_events.c.provider == scope.provider,
         usage_events.c.occurred_at >= span.start,
         usage_events.c.occurred_at < span.end,
     )
     held = and_(
-        _held_in(scope.provider, span),
+        _held_in(scope, cap, span),
         reservations.c.run_id.is_not_distinct_from(scope.run_id),
         reservations.c.purpose == "rehearsal",
     )
     return _sum_up(connection, usage_events, spent, held)
 
 
-def _held_in(provider: str, span: WindowSpan) -> ColumnElement[bool]:
+def _held_in(scope: CallScope, cap: ScopeCap, span: WindowSpan) -> ColumnElement[bool]:
     return and_(
-        reservations.c.provider == provider,
+        *_of_subject(reservations, scope, cap),
         reservations.c.reserved_at >= span.start,
         reservations.c.reserved_at < span.end,
     )
+
+
+def _of_subject(table: Table, scope: CallScope, cap: ScopeCap) -> list[ColumnElement[bool]]:
+    """Whose calls a windowed cap counts: a provider's (perhaps not the call's own), a role's, or all."""
+    if cap.kind == "provider":
+        return [table.c.provider == (cap.provider or scope.provider)]
+    return [table.c.role == (cap.role or scope.role)] if cap.kind == "role" else []
 
 
 def _sum_up(connection: Connection, table: Table, spent: ColumnElement[bool], held: ColumnElement[bool]) -> ScopeUse:

@@ -33,7 +33,7 @@ _VERBS: Mapping[str, str] = {
     "cancel": "acting",
     "note": "acting",
     "override": "acting",
-    "usage": "reading",
+    "usage": "usage",
     "models": "reading",
     "config": "configuring",
 }

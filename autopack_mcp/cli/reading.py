@@ -1,11 +1,11 @@
-"""The verbs that only read: runs, status, usage, models. Each prints what ``summary`` says, or the same as JSON."""
+"""The verbs that only read: runs, status, models. Each prints what ``summary`` says, or the same as JSON."""
 
 from __future__ import annotations
 
 import click
 
 from autopack_mcp.cli.opening import opened
-from autopack_mcp.cli.output import print_json, print_models, print_run, print_runs, print_usage
+from autopack_mcp.cli.output import print_json, print_models, print_run, print_runs
 from autopack_mcp.summary.run import RunList
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the whole answer as JSON.")
@@ -35,17 +35,6 @@ def status(run: str | None, as_json: bool) -> None:
         print_runs(found)
     else:
         print_run(found)
-
-
-@click.command()
-@click.option("--period", type=click.Choice(["day", "week", "month"]), default="week", show_default=True)
-@click.option("--offset", default=0, show_default=True, help="-1 is the window before this one.")
-@as_json
-def usage(period: str, offset: int, as_json: bool) -> None:
-    """Show what was spent in a window, against the caps."""
-    with opened() as autopack:
-        found = autopack.summaries.usage_now(period, offset)
-    print_json(found) if as_json else print_usage(found)
 
 
 @click.command()

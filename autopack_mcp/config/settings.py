@@ -27,7 +27,7 @@ COMPLEXITIES: tuple[Complexity, ...] = ("low", "medium", "high")
 
 @dataclass(frozen=True, slots=True)
 class WindowCap:
-    """What one provider may cost in one window: configured tokens and integer nano-dollars, None where uncapped."""
+    """What may be spent in one window: configured tokens and integer nano-dollars, None where uncapped."""
 
     window: Window
     tokens: int | None = None
@@ -110,7 +110,9 @@ class QuotaRouting:
 class Settings:
     """All of models.yaml, validated: every model named below is in ``models``, every provider in ``providers``.
 
-    ``digest`` is the SHA-256 of the file's bytes; ``warnings`` are shown to the person and stop nothing.
+    ``global_caps`` count every call of every provider, ``role_caps`` those of one role (``builder``, ``auditor``,
+    ``agent:<name>``). ``digest`` is the SHA-256 of the file's bytes; ``warnings`` are shown to the person and stop
+    nothing.
     """
 
     providers: Mapping[str, ProviderSettings]
@@ -121,6 +123,8 @@ class Settings:
     fallback_strategy: FallbackStrategy
     quota_routing: QuotaRouting
     high_risk: RoleModels
+    global_caps: tuple[WindowCap, ...] = ()
+    role_caps: Mapping[str, tuple[WindowCap, ...]] = field(default_factory=dict)
     alert_levels_percent: tuple[int, ...] = ALERT_LEVELS_PERCENT
     plan_folders: tuple[Path, ...] = ()
     allow_inline_plans: bool = False

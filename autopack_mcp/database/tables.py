@@ -382,16 +382,38 @@ usage_hours = Table(
     *_sums(),
 )
 
-usage_phases = Table(
-    "usage_phases",
+# The same by UTC day: every window is made of whole days, so a month is read from thirty rows per key and not from 720.
+usage_days = Table(
+    "usage_days",
     metadata,
-    Column("run_id", String, primary_key=True),
-    Column("phase_id", String, primary_key=True),
+    Column("day_start", UtcTime, primary_key=True),
     Column("purpose", String, primary_key=True),
-    Column("role", String, primary_key=True),
     Column("provider", String, primary_key=True),
     Column("model", String, primary_key=True),
+    Column("role", String, primary_key=True),
+    Column("category", String, primary_key=True),
     *_sums(),
+)
+
+
+def _phase_keys() -> tuple[Column[str], ...]:
+    names = ("run_id", "phase_id", "purpose", "role", "provider", "model")
+    return tuple(Column(name, String, primary_key=True) for name in names)
+
+
+usage_phases = Table("usage_phases", metadata, *_phase_keys(), *_sums())
+
+# What usage_phases still counts although its events have been deleted by age; usage_phases = this + the events.
+pruned_phases = Table("pruned_phases", metadata, *_phase_keys(), *_sums())
+
+# How far back the events go: a single row once the first were deleted, and none before.
+retention = Table(
+    "retention",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("pruned_before", UtcTime, nullable=False),
+    Column("pruned_at", UtcTime, nullable=False),
+    _one_of("name", ("usage_events",)),
 )
 
 breaches = Table(
@@ -406,4 +428,97 @@ breaches = Table(
     Column("occurred_at", UtcTime, nullable=False),
     Column("why", Text, nullable=False),
     _one_of("unit", ("tokens", "nano_usd")),
+)
+
+# Only phases that have a cap of their own have a row; a run's own cap stands in runs.
+phase_caps = Table(
+    "phase_caps",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("phase_id", String, primary_key=True),
+    Column("token_cap", BigInteger),
+    Column("cost_cap_nano", BigInteger),
+    CheckConstraint("token_cap IS NULL OR token_cap > 0", name="token_cap_positive"),
+    CheckConstraint("cost_cap_nano IS NULL OR cost_cap_nano > 0", name="cost_cap_positive"),
+)
+
+standing_orders = Table(
+    "standing_orders",
+    metadata,
+    Column("order_id", _Serial, primary_key=True, autoincrement=True),
+    Column("action", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("unit", String, nullable=False),
+    Column("threshold", BigInteger, nullable=False),
+    Column("run_id", String),
+    Column("provider", String),
+    Column("period", String),
+    Column("author", Text, nullable=False),
+    Column("client", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("withdrawn_at", UtcTime),
+    _one_of("action", ("pause", "cancel", "tell")),
+    _one_of("subject", ("provider", "run", "phase", "global")),
+    _one_of("unit", ("percent", "tokens", "nano_usd")),
+    _one_of("period", ("day", "week", "month")),
+    CheckConstraint("threshold > 0", name="threshold_positive"),
+    CheckConstraint("(subject = 'provider') = (provider IS NOT NULL)", name="provider_is_named"),
+    Index("ix_standing_orders_withdrawn_at", "withdrawn_at"),
+)
+
+# run_id is '' where an order tells of something that is no run's alone; a firing is once per order, run and counter.
+order_firings = Table(
+    "order_firings",
+    metadata,
+    Column("firing_id", _Serial, primary_key=True, autoincrement=True),
+    Column("order_id", BigInteger, nullable=False),
+    Column("run_id", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("scope", String, nullable=False),
+    Column("unit", String, nullable=False),
+    Column("threshold", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    Column("call_id", String, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("fired_at", UtcTime, nullable=False),
+    Column("did", Text, nullable=False),
+    Column("handled_at", UtcTime),
+    _one_of("action", ("pause", "cancel", "tell")),
+    _one_of("unit", ("tokens", "nano_usd")),
+    UniqueConstraint("order_id", "run_id", "scope"),
+    Index("ix_order_firings_handled_at", "handled_at"),
+)
+
+# Once per counter (a window is part of its name), unit and level; a cap that was changed is another cap and warns anew.
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("alert_id", _Serial, primary_key=True, autoincrement=True),
+    Column("scope", String, nullable=False),
+    Column("unit", String, nullable=False),
+    Column("level_percent", Integer, nullable=False),
+    Column("allowance", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    Column("call_id", String, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("occurred_at", UtcTime, nullable=False),
+    _one_of("unit", ("tokens", "nano_usd")),
+    UniqueConstraint("scope", "unit", "level_percent", "allowance"),
+    Index("ix_alerts_occurred_at", "occurred_at"),
+)
+
+# What is to be delivered to somebody, written in the transaction that found it out; whoever delivers it marks it.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("message_id", _Serial, primary_key=True, autoincrement=True),
+    Column("kind", String, nullable=False),
+    Column("subject_id", BigInteger, nullable=False),
+    Column("run_id", String),
+    Column("text", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("delivered_at", UtcTime),
+    Column("tries", Integer, nullable=False),
+    _one_of("kind", ("alert", "order")),
+    Index("ix_outbox_delivered_at", "delivered_at"),
 )

@@ -1,7 +1,7 @@
-"""Books one usage event with its sums, in the caller's transaction: the row, its lines, the hour and the phase.
+"""Books one usage event with its sums, in the caller's transaction: the row, its lines, its hour, day and phase.
 
 It owns the arithmetic of the derived tables, so that they equal the sum of the events at every commit; it decides
-nothing and checks no cap. The ledger is its caller. ``usage_hours`` and ``usage_phases`` can be rebuilt from events.
+nothing and checks no cap. The ledger is its caller. They can be rebuilt from events.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Executable, Table, delete, insert, select, update
 
-from autopack_mcp.database.tables import usage_events, usage_hours, usage_lines, usage_phases
+from autopack_mcp.database.tables import usage_days, usage_events, usage_hours, usage_lines, usage_phases
 from autopack_mcp.usage.event import TokenCounts, UsageEvent
 
 _COUNTS = (
@@ -115,6 +115,7 @@ def _keys_of(event: UsageEvent) -> Iterator[tuple[Table, dict[str, Any]]]:
     hour = event.occurred_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     common = {"purpose": event.purpose, "provider": event.provider, "model": event.model, "role": event.role}
     yield usage_hours, {**common, "hour_start": hour, "category": event.category or ""}
+    yield usage_days, {**common, "day_start": hour.replace(hour=0), "category": event.category or ""}
     if event.run_id is not None:
         yield usage_phases, {**common, "run_id": event.run_id, "phase_id": event.phase_id or ""}
 

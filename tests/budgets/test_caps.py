@@ -47,12 +47,16 @@ def allowances(caps: tuple[ScopeCap, ...]) -> dict[str, tuple[int | None, int | 
 
 def test_a_call_is_counted_by_its_windows_its_role_its_run_its_phase_and_all_together() -> None:
     assert scopes_of_call(call_scope(), NOON) == (
-        "global",
+        "global/day/2026-11-18",
+        "global/month/2026-11",
+        "global/week/2026-W47",
         "phase/R1/P1",
         "provider/openai/day/2026-11-18",
         "provider/openai/month/2026-11",
         "provider/openai/week/2026-W47",
-        "role/builder",
+        "role/builder/day/2026-11-18",
+        "role/builder/month/2026-11",
+        "role/builder/week/2026-W47",
         "run/R1",
     )
 
