@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from autopack_mcp.budgets.ledger import Ledger
     from autopack_mcp.calls import CallDoor
     from autopack_mcp.config.config_file import ConfigFile
-    from autopack_mcp.control import Control
+    from autopack_mcp.control.control import Control
     from autopack_mcp.providers.pacing import RetryPolicy
     from autopack_mcp.routing.snapshot import SnapshotReader
     from autopack_mcp.runs.supervisor import Supervisor
@@ -184,7 +184,7 @@ def ledger(autopack: Autopack) -> Ledger:
 
 def control(autopack: Autopack) -> Control:
     """What people may ask of runs; it starts a supervisor when none is alive."""
-    from autopack_mcp.control import Control
+    from autopack_mcp.control.control import Control
     from autopack_mcp.runs.launch import DetachedLauncher
 
     launcher = DetachedLauncher(

@@ -15,7 +15,10 @@ from sqlalchemy import Connection, func, select
 from autopack_mcp import app
 from autopack_mcp.clock import ManualClock
 from autopack_mcp.config.settings import Settings
-from autopack_mcp.control import ACKNOWLEDGE_S, WAIT_S, Control, OverrideWish, Person, RequestOutcome
+from autopack_mcp.control.control import Control
+from autopack_mcp.control.overrides import OverrideWish
+from autopack_mcp.control.person import Person
+from autopack_mcp.control.requests import ACKNOWLEDGE_S, WAIT_S, RequestOutcome
 from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.database.tables import overrides, requests, runs
 from autopack_mcp.errors import (

@@ -14,7 +14,8 @@ import click
 from autopack_mcp.cli.opening import acting, opened
 from autopack_mcp.cli.output import print_run
 from autopack_mcp.cli.watching import watch
-from autopack_mcp.control import OverrideWish, RequestOutcome
+from autopack_mcp.control.overrides import OverrideWish
+from autopack_mcp.control.requests import RequestOutcome
 from autopack_mcp.runs.requests import Action
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)

@@ -27,7 +27,7 @@ from autopack_mcp.app import Autopack
 from autopack_mcp.cli.output import print_table
 from autopack_mcp.cli.watching import watch
 from autopack_mcp.config.shipped import example_plan_text, example_repository
-from autopack_mcp.control import Person
+from autopack_mcp.control.person import Person
 from autopack_mcp.errors import AutopackError, SupervisorUnavailable
 from autopack_mcp.runs.supervision import supervisor_of
 from autopack_mcp.summary.run import RunSummary

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 from autopack_mcp.app import Autopack, open_autopack
 
 if TYPE_CHECKING:
-    from autopack_mcp.control import Control, Person
+    from autopack_mcp.control.control import Control
+    from autopack_mcp.control.person import Person
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ def acting(act: Callable[[Control, Person], Coroutine[object, object, T]]) -> T:
 async def _acting(act: Callable[[Control, Person], Coroutine[object, object, T]]) -> T:
     # Lazy: verbs that only read must not pay for it.
     from autopack_mcp.app import control
-    from autopack_mcp.control import Person
+    from autopack_mcp.control.person import Person
 
     autopack = open_autopack()
     try:

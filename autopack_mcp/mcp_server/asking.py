@@ -15,7 +15,7 @@ from autopack_mcp.errors import RequestRefused
 from autopack_mcp.text_safety import visible
 
 if TYPE_CHECKING:
-    from autopack_mcp.control import Person
+    from autopack_mcp.control.person import Person
     from autopack_mcp.summary.summaries import Summaries
 
 CLIENT_CHARS = 80  # Of the name a client gives itself; it stands in every request, note and status.
@@ -27,7 +27,7 @@ def person_of(context: Context[Any, Any]) -> Person:
 
     Control is imported late, here and in the tools: the server must answer before the rest is loaded (server.py).
     """
-    from autopack_mcp.control import Person
+    from autopack_mcp.control.person import Person
 
     return Person(author=account(), client=client_name(context))
 

@@ -16,7 +16,8 @@ from autopack_mcp.mcp_server.asking import meant_run, person_of
 from autopack_mcp.mcp_server.tool import StrictTool, tool_of
 
 if TYPE_CHECKING:
-    from autopack_mcp.control import Control, Started
+    from autopack_mcp.control.control import Control
+    from autopack_mcp.control.starting import Started
     from autopack_mcp.summary.summaries import Summaries
 
 MESSAGE_BYTES = 1_500  # Of what happened, in words.

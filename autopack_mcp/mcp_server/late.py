@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from autopack_mcp.control import Control
+    from autopack_mcp.control.control import Control
     from autopack_mcp.summary.summaries import Summaries
 
 

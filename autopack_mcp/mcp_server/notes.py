@@ -17,7 +17,7 @@ from autopack_mcp.mcp_server.tool import StrictTool, tool_of
 from autopack_mcp.summary.shown import plain
 
 if TYPE_CHECKING:
-    from autopack_mcp.control import Control
+    from autopack_mcp.control.control import Control
     from autopack_mcp.summary.summaries import Summaries
 
 MESSAGE_BYTES = 1_000  # Of what happened, in words.

@@ -17,7 +17,8 @@ from autopack_mcp.mcp_server.asking import meant_run, person_of
 from autopack_mcp.mcp_server.tool import StrictTool, tool_of
 
 if TYPE_CHECKING:
-    from autopack_mcp.control import Control, OverrideOutcome, OverrideWish
+    from autopack_mcp.control.control import Control
+    from autopack_mcp.control.overrides import OverrideOutcome, OverrideWish
     from autopack_mcp.summary.models import PhaseModelChange
     from autopack_mcp.summary.summaries import Summaries
 
@@ -53,7 +54,7 @@ class OverrideTools:
 
         The wish's type is imported late (server.py).
         """
-        from autopack_mcp.control import OverrideWish
+        from autopack_mcp.control.overrides import OverrideWish
 
         if model is None and not undo:
             raise OverrideRefused("override_model needs a model.", hint="explain_model lists those to choose from.")

@@ -27,7 +27,7 @@ from autopack_mcp.mcp_server.usage import UsageTools
 from autopack_mcp.text_safety import visible
 
 if TYPE_CHECKING:
-    from autopack_mcp.control import Control
+    from autopack_mcp.control.control import Control
     from autopack_mcp.summary.summaries import Summaries
 
 NAME = "autopack"

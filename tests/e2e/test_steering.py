@@ -8,7 +8,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from autopack_mcp.control import ACKNOWLEDGE_S, OverrideWish
+from autopack_mcp.control.overrides import OverrideWish
+from autopack_mcp.control.requests import ACKNOWLEDGE_S
 from tests.projects import a_phase, a_plan, make_repository
 from tests.runs.house import ANN, House, open_house
 

@@ -11,7 +11,7 @@ from mcp.client import Client
 from mcp.server.mcpserver import MCPServer
 
 from autopack_mcp.clock import ManualClock
-from autopack_mcp.control import Control
+from autopack_mcp.control.control import Control
 from autopack_mcp.database.engine import Database
 from autopack_mcp.home import Home
 from autopack_mcp.mcp_server.server import create_mcp_server

@@ -22,7 +22,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from autopack_mcp.clock import ManualClock
-from autopack_mcp.control import Control
+from autopack_mcp.control.control import Control
 from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.database.engine import Database
 from autopack_mcp.home import Home

@@ -14,7 +14,7 @@ from autopack_mcp.mcp_server.server import create_mcp_server
 from tests.mcp_server.conftest import Connect
 
 if TYPE_CHECKING:
-    from autopack_mcp.control import Control
+    from autopack_mcp.control.control import Control
     from autopack_mcp.summary.summaries import Summaries
 
 pytestmark = pytest.mark.anyio

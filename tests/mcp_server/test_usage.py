@@ -16,7 +16,7 @@ from mcp.server.mcpserver import MCPServer
 from autopack_mcp.budgets.ledger import book_external
 from autopack_mcp.clock import ManualClock
 from autopack_mcp.config.settings import WindowCap
-from autopack_mcp.control import Control
+from autopack_mcp.control.control import Control
 from autopack_mcp.database.engine import Database
 from autopack_mcp.mcp_server.answers import RESULT_BYTES, result_bytes
 from autopack_mcp.mcp_server.server import create_mcp_server

@@ -18,7 +18,8 @@ from autopack_mcp import app
 from autopack_mcp.app import Autopack
 from autopack_mcp.calls import CallDoor
 from autopack_mcp.clock import Clock
-from autopack_mcp.control import Control, Person
+from autopack_mcp.control.control import Control
+from autopack_mcp.control.person import Person
 from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.database.engine import Database
 from autopack_mcp.runs.states import RUN_ACTIVE

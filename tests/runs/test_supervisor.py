@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from autopack_mcp.control import OverrideWish
+from autopack_mcp.control.overrides import OverrideWish
 from autopack_mcp.database.tables import reservations, usage_events
 from autopack_mcp.errors import IllegalTransition, MissingKey, PlanError, RunNotFound, SupervisorUnavailable
 from tests.projects import a_phase, a_plan, git, make_repository

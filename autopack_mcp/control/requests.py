@@ -1,0 +1,147 @@
+"""Asking a run to pause, resume or cancel: the wish is a row, and its answer is waited for briefly.
+
+It never moves a run itself: the supervisor does, and writes what came of it into the row. ``Control`` calls it for the
+MCP tools and the command line alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from autopack_mcp.clock import Clock
+from autopack_mcp.control.person import Person
+from autopack_mcp.database.changes import ChangeWatch
+from autopack_mcp.database.engine import Database
+from autopack_mcp.errors import IllegalTransition, RequestRefused
+from autopack_mcp.runs.launch import SupervisorLauncher
+from autopack_mcp.runs.progress import current_phase
+from autopack_mcp.runs.records import PhaseRecord, RunRecord
+from autopack_mcp.runs.requests import (
+    ALREADY_TRUE,
+    Action,
+    RequestRecord,
+    add_request,
+    event_of,
+    pending_requests,
+    request_by_id,
+)
+from autopack_mcp.runs.states import RUN_ACTIVE, RunState, next_run_state
+from autopack_mcp.runs.store import phases_of_run, run_by_id
+
+WAIT_S = 3.0  # A tool answers within this, with what happened or with what is pending (mcp.md: no call blocks longer).
+ACKNOWLEDGE_S = 1.0  # A pause is acknowledged within this, whatever it still waits for (contract 27).
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutcome:
+    """What came of a request: the state it left the run in, in words, and whether something is still to happen."""
+
+    run_id: str
+    action: str
+    state: RunState
+    message: str
+    is_pending: bool
+
+
+class Requests:
+    """Writes requests down and waits for their answers. Every part is given by name; safe for concurrent callers."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        clock: Clock,
+        supervisors: SupervisorLauncher,
+        wait_s: float = WAIT_S,
+        acknowledge_s: float = ACKNOWLEDGE_S,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._supervisors = supervisors
+        self._wait_s = wait_s
+        self._acknowledge_s = acknowledge_s
+
+    async def request(self, run_id: str, action: Action, person: Person, *, now: bool = False) -> RequestOutcome:
+        """Ask a run to pause, resume or cancel, and wait up to ``WAIT_S`` seconds for it to have happened.
+
+        ``now`` makes a pause interrupt the step in hand. Asking for what is already so changes nothing and says so.
+
+        Raises:
+            RunNotFound, IllegalTransition: with what exists or is allowed. SupervisorUnavailable: nobody can act.
+            RequestRefused: the run went on meanwhile, to where this cannot be asked any more.
+        """
+        run, is_undisturbed = await self._database.read(_run_and_peace, run_id)
+        if run.state in RUN_ACTIVE:
+            # Also when nothing else is to be done: "resume" revives a run whose supervisor has died.
+            await self._supervisors.ensure()
+        # What is so already needs no request, unless another one is on its way that changes it.
+        if is_undisturbed and not (now and run.state == "pausing"):
+            if run.state in ALREADY_TRUE[action]:
+                message = f"Run {run_id} is already {run.state}: {run.why}"
+                return RequestOutcome(run_id, action, run.state, message, _is_underway(action, run.state))
+            if next_run_state(run.state, event_of(action, run.state)) is None:
+                raise IllegalTransition(run.state, action, _allowed_actions(run.state))
+        await self._supervisors.ensure()
+        request_id = await self._database.write(
+            add_request, run_id, action, person.author, person.client, self._clock.now(), {"now": now}
+        )
+        return await self._outcome(run_id, action, request_id)
+
+    async def _outcome(self, run_id: str, action: Action, request_id: str) -> RequestOutcome:
+        """Wait until the request is answered and has happened, but never longer than a chat waits for its answer."""
+        changes = ChangeWatch(self._database)
+        now_s = asyncio.get_running_loop().time
+        started_s = now_s()
+        try:
+            while True:
+                seen = changes.version()
+                request = await self._database.read(request_by_id, request_id)
+                run = await self._database.read(run_by_id, run_id)
+                if request.state == "refused":
+                    raise RequestRefused(request.answer, hint=_may_ask(run))
+                is_pending = request.state == "pending" or _is_underway(action, run.state)
+                # A pause may wait for a long step: that it is acknowledged is the answer (contract 27).
+                patience_s = self._acknowledge_s if run.state == "pausing" else self._wait_s
+                left_s = started_s + patience_s - now_s()
+                if not is_pending or left_s <= 0:
+                    phases = await self._database.read(phases_of_run, run_id)
+                    return RequestOutcome(run_id, action, run.state, _said(request, run, phases), is_pending)
+                await changes.wait(seen, left_s)
+        finally:
+            changes.close()
+
+
+def _run_and_peace(connection: Connection, run_id: str) -> tuple[RunRecord, bool]:
+    """The run, and whether nothing that was asked of it is still unanswered."""
+    return run_by_id(connection, run_id), not pending_requests(connection, (run_id,))
+
+
+def _is_underway(action: Action, state: RunState) -> bool:
+    """Whether what was asked has begun and is not done yet."""
+    return (action, state) in (("pause", "pausing"), ("cancel", "cancelling"))
+
+
+def _may_ask(run: RunRecord) -> str:
+    actions = ", ".join(_allowed_actions(run.state)) or "nothing any more"
+    return f"Run {run.run_id} is {run.state}: {run.why}. It can be asked now: {actions}."
+
+
+def _said(request: RequestRecord, run: RunRecord, phases: Sequence[PhaseRecord]) -> str:
+    """What came of a request, in words; of a pause also what it waits for."""
+    if request.state == "pending":
+        return f"The request is written down; the supervisor has not answered yet. Run {run.run_id} is {run.state}."
+    if run.state == "pausing":
+        phase = current_phase(phases)
+        step = f"{phase.state} of phase {phase.phase_id}" if phase is not None else "step in hand"
+        return f"Run {run.run_id} pauses as soon as the {step} is done; to pause now interrupts it."
+    if run.state == "cancelling":
+        return f"Run {run.run_id} is being cancelled: its step is being ended and its workspace cleaned."
+    return f"{request.answer} Run {run.run_id} is {run.state}: {run.why}"
+
+
+def _allowed_actions(state: RunState) -> tuple[str, ...]:
+    return tuple(action for action in ALREADY_TRUE if next_run_state(state, event_of(action, state)) is not None)
