@@ -147,7 +147,9 @@ class Section:
         if isinstance(value, bool) or not isinstance(value, int):
             self.error(key, f"must be a whole number, not {shown(value)}.")
         elif not least <= value <= most:
-            bounds = f"at least {least:,}" if most == WHOLE_LIMIT else f"from {least:,} to {most:,}"
+            bounds = f"from {least:,} to {most:,}"
+            if most == WHOLE_LIMIT:  # Said only to somebody who has passed it.
+                bounds = f"at least {least:,}" if value < least else f"at most {most:,}"
             self.error(key, f"must be {bounds}, not {value:,}.{f' {zero_hint}' if value == 0 else ''}".rstrip())
         else:
             return value
@@ -171,7 +173,8 @@ class Section:
         nano_usd = int(amount * NANO_PER_USD)
         if 0 < nano_usd <= WHOLE_LIMIT:
             return nano_usd
-        self.error(key, f"must be an amount of dollars above 0, not {shown(amount)}. For no cap leave the key out.")
+        bounds = "above 0" if nano_usd <= 0 else f"of at most {WHOLE_LIMIT // NANO_PER_USD:,}"
+        self.error(key, f"must be an amount of dollars {bounds}, not {shown(amount)}. For no cap leave the key out.")
         return None
 
     def flag(self, key: str, *, default: bool) -> bool:

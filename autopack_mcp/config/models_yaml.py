@@ -28,19 +28,17 @@ from autopack_mcp.config.settings import (
     RoleModels,
     Sdk,
     Settings,
-    Window,
-    WindowCap,
     family_model,
     family_of,
     provider_id,
 )
+from autopack_mcp.config.window_caps import CAP_KEYS, CAP_PLACES, global_caps, role_caps, window_caps
 from autopack_mcp.documents import Value, read_document, shown
 from autopack_mcp.errors import ConfigError
 from autopack_mcp.home import Home, find_home
 from autopack_mcp.sections import Findings, Section, nearest, spelled
 
 ROLES = ("builder", "auditor")
-CAP_KEYS = tuple(f"{period}_cap_{unit}" for period in ("daily", "weekly", "monthly") for unit in ("tokens", "usd"))
 
 # Every key that the loader knows, by the place where it stands; docs/config.md explains each, and a test compares.
 KEYS: Mapping[str, tuple[str, ...]] = {
@@ -53,6 +51,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
         "fallback_strategy",
         "quota_routing",
         "defaults",
+        "caps",
         "alerts",
         "plan_folders",
         "allow_inline_plans",
@@ -66,6 +65,9 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "by_category": ("fallbacks",),
     "quota_routing": ("enabled", "never_fallback_categories", "critical_on_soft_limit"),
     "defaults": ("high_risk_builder", "high_risk_auditor"),
+    "caps": CAP_PLACES,
+    "global": CAP_KEYS,
+    "roles": CAP_KEYS,
     "alerts": ("levels_percent",),
 }
 # The predecessor's spellings of keys that we have.
@@ -102,9 +104,9 @@ UNIMPLEMENTED_KEYS: Mapping[str, tuple[str, ...]] = {
     "fallback_strategy": ("enabled", "fallback_order"),
 }
 
-_CAP_PREFIXES: Mapping[Window, str] = {"day": "daily", "week": "weekly", "month": "monthly"}
 _APIS_OF_SDK: Mapping[Sdk, tuple[Api, ...]] = {"openai": ("chat", "responses"), "anthropic": ("messages",)}
 _NAME_LIMIT = 128
+_PROVIDER_ZERO = "For no cap leave the key out; to use nothing of it, leave the provider out."
 _ANY_MODEL = ModelFamily("*", "")  # Bounds of a model in no family, where the file names none.
 _PROVIDER_ID = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")
@@ -137,6 +139,8 @@ def _settings(root: Section, home: Home) -> Settings:
     _check_keys(root, "")
     providers = _providers(root)
     catalog = _Catalog(providers, root)
+    caps = root.section("caps")
+    _check_keys(caps, "caps")
     return Settings(
         providers=providers,
         models=catalog.models,  # One of a known family enters as a rule below names it.
@@ -146,6 +150,8 @@ def _settings(root: Section, home: Home) -> Settings:
         fallback_strategy=_fallback_strategy(root.section("fallback_strategy"), catalog),
         quota_routing=_quota_routing(root.section("quota_routing")),
         high_risk=_high_risk(root.section("defaults"), catalog),
+        global_caps=global_caps(caps),
+        role_caps=role_caps(caps),
         alert_levels_percent=_alert_levels(root.section("alerts")),
         plan_folders=_plan_folders(root, home),
         allow_inline_plans=root.flag("allow_inline_plans", default=False),
@@ -205,7 +211,7 @@ def _provider(provider: str, sections: Sequence[Section]) -> ProviderSettings:
         api=at("api").choice("api", apis, apis[0]),
         base_url=_base_url(at("base_url"), known if known and known.sdk == sdk else None),
         api_key_env=_key_variable(at("api_key_env"), known.api_key_env if known else None),
-        caps=tuple(_caps(sections)),
+        caps=window_caps(sections, _PROVIDER_ZERO),
         autopack_share=_fraction(at("autopack_share"), "autopack_share", default=Decimal(1)),
         soft_limit_ratio=_fraction(at("soft_limit_ratio"), "soft_limit_ratio", default=Decimal("0.8")),
     )
@@ -241,18 +247,6 @@ def _key_variable(section: Section, default: str | None) -> str | None:
         "api_key_env", "must be the name of an environment variable (letters, digits, _), never the key itself."
     )
     return None
-
-
-def _caps(sections: Sequence[Section]) -> Iterator[WindowCap]:
-    for window, prefix in _CAP_PREFIXES.items():
-        section, key = spelled(sections, (f"{prefix}_cap_tokens", f"{prefix}_token_cap"))
-        tokens = section.whole(
-            key, zero_hint="For no cap leave the key out; to use nothing of it, leave the provider out."
-        )
-        dollars_key = f"{prefix}_cap_usd"
-        nano_usd = spelled(sections, (dollars_key,))[0].nano_usd(dollars_key)
-        if tokens is not None or nano_usd is not None:
-            yield WindowCap(window, tokens, nano_usd)
 
 
 def _fraction(section: Section, key: str, *, default: Decimal) -> Decimal:
