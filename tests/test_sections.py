@@ -59,7 +59,11 @@ def test_what_is_no_mapping_is_one_problem(text: str, message: str) -> None:
         ("1.5", lambda s: s.whole("k"), "must be a whole number, not 1.5."),
         ("true", lambda s: s.whole("k"), "must be a whole number, not true."),
         ("lots", lambda s: s.whole("k"), "must be a whole number, not 'lots'."),
-        ("9223372036854775808", lambda s: s.whole("k"), "must be at least 1, not 9,223,372,036,854,775,808."),
+        (
+            "9223372036854775808",
+            lambda s: s.whole("k"),
+            "must be at most 9,223,372,036,854,775,807, not 9,223,372,036,854,775,808.",
+        ),
         ("0.1", lambda s: s.decimal("k"), Decimal("0.1")),
         ("3", lambda s: s.decimal("k"), Decimal(3)),
         ("false", lambda s: s.decimal("k"), "must be a number, not false."),

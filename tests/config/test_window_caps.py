@@ -129,7 +129,7 @@ def test_a_role_without_a_cap_is_a_warning(keys: str) -> None:
     assert settings.role_caps == {"auditor": ()}
     assert [str(warning) for warning in settings.warnings if "caps" in warning.where] == [
         (
-            "models.yaml:4: warning: caps.roles.auditor: names no cap and does nothing. A cap is one of daily_cap_tokens, "
-            "daily_cap_usd, weekly_cap_tokens, weekly_cap_usd, monthly_cap_tokens, monthly_cap_usd."
+            "models.yaml:4: warning: caps.roles.auditor: names no cap and does nothing. A cap is one of "
+            "daily_cap_tokens, daily_cap_usd, weekly_cap_tokens, weekly_cap_usd, monthly_cap_tokens, monthly_cap_usd."
         )
     ]
