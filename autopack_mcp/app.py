@@ -179,7 +179,7 @@ def ledger(autopack: Autopack) -> Ledger:
     """The ledger over this database."""
     from autopack_mcp.budgets.ledger import Ledger
 
-    return Ledger(autopack.database, autopack.clock)
+    return Ledger(autopack.database, autopack.clock, autopack.settings)
 
 
 def control(autopack: Autopack) -> Control:
@@ -235,8 +235,6 @@ def call_door(
 
 def usage_recorder(autopack: Autopack) -> UsageRecorder:
     """Books calls that were made elsewhere, against every cap."""
-    from autopack_mcp.budgets.caps import CallScope, RunCaps, caps_of_call
-    from autopack_mcp.runs.rules import run_rules
     from autopack_mcp.usage.event import UsageEvent
     from autopack_mcp.usage.recorder import UsageRecorder
 
@@ -248,10 +246,7 @@ def usage_recorder(autopack: Autopack) -> UsageRecorder:
             known = ", ".join(sorted(settings.providers))
             message = f"there is no account {event.provider!r} to book a call on; there are {known}"
             raise ConfigError((Problem(message, settings.source, where="providers"),))
-        rules = autopack.database.read_now(run_rules, event.run_id, event.occurred_at) if event.run_id else None
-        scope = CallScope(event.provider, event.role, event.purpose, event.run_id, event.phase_id)
-        caps = caps_of_call(settings, scope, rules.caps if rules else RunCaps(), event.occurred_at)
-        books.book_external(event, caps)
+        books.book_external(event)
 
     return UsageRecorder(book, autopack.price_book)
 

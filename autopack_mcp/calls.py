@@ -17,13 +17,22 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from autopack_mcp.budgets.caps import CallScope, RunCaps, ScopeCap, caps_of_call
+from autopack_mcp.budgets.call_rules import RulesOf, rules_under
+from autopack_mcp.budgets.caps import CallScope
 from autopack_mcp.budgets.ledger import Ledger, Reservation, RunFence, settle
 from autopack_mcp.budgets.standings import CapStanding
 from autopack_mcp.clock import Clock
 from autopack_mcp.config.settings import ModelSettings, ProviderSettings, Settings
 from autopack_mcp.database.engine import Database
-from autopack_mcp.errors import AutopackError, Denial, MissingKey, ProviderError, ProviderUnavailable, QuotaExhausted
+from autopack_mcp.errors import (
+    AutopackError,
+    Denial,
+    MissingKey,
+    ProviderError,
+    ProviderUnavailable,
+    QuotaExhausted,
+    StandingOrderFired,
+)
 from autopack_mcp.notes import Note, mark_delivered, notes_in_force
 from autopack_mcp.providers.base import CallObservation, ChatMessage, Provider, ProviderCall, ProviderReply
 from autopack_mcp.providers.pacing import RetryPolicy, retried
@@ -114,7 +123,6 @@ class _Try:
     decision: RouteDecision
     provider: ProviderSettings
     reservation: Reservation
-    caps: tuple[ScopeCap, ...]
     reserved_at: datetime
     started_at: datetime
     observation: CallObservation = field(default_factory=CallObservation)
@@ -174,6 +182,7 @@ class CallDoor:
         Raises:
             QuotaExhausted: a hard cap denies it, also after waiting for calls in flight; or a category that never falls
                 back stops at its soft limit. Nothing was sent.
+            StandingOrderFired: a standing order denies it and asks for the run to stop. Nothing was sent.
             NoRoute, OverrideRefused, MissingKey: no model can be called for this question. Nothing was sent.
             ProviderError: the provider did not answer, after bounded retries. What it may have billed is booked.
             LeaseLost: another process owns the run.
@@ -200,10 +209,10 @@ class CallDoor:
         """A reservation with the first model that may and can answer, after waiting for calls in flight if need be."""
         looks = 0
         while True:
-            outcome = await self._first_that_fits(asking)
+            looks += 1
+            outcome = await self._first_that_fits(asking, will_wait=looks < LOOKS_LIMIT)
             if isinstance(outcome, _Try):
                 return outcome
-            looks += 1
             if looks == LOOKS_LIMIT or not any(denial.is_due_to_calls_in_flight for denial in outcome):
                 raise QuotaExhausted(outcome[-1])
             if looks == 1:
@@ -211,8 +220,12 @@ class CallDoor:
                 await self._ledger.expire_overdue()
             await self._wait(LOOK_AGAIN_S)
 
-    async def _first_that_fits(self, asking: _Asking) -> _Try | list[Denial]:
-        """Go down the fallback chain once: a reservation, or every denial on the way, that of the wanted model last."""
+    async def _first_that_fits(self, asking: _Asking, *, will_wait: bool) -> _Try | list[Denial]:
+        """Go down the fallback chain once: a reservation, or every denial on the way, that of the wanted model last.
+
+        Raises:
+            StandingOrderFired: whoever laid the order down wants the run to stop, not to go on with another model.
+        """
         settings = self._settings()
         snapshot, rules = await self._database.read(self._read, asking.ask, settings)
         denials: list[Denial] = []
@@ -221,10 +234,14 @@ class CallDoor:
             decision = choose(snapshot, ask.role, ask.category, ask.complexity, ask.run_context)
             denial = _stopped(decision, snapshot)
             if denial is None:
-                outcome = await self._reserve(asking, decision, snapshot, settings, rules)
+                outcome = await self._reserve(asking, decision, snapshot, settings, rules, will_wait=will_wait)
                 if isinstance(outcome, _Try):
                     return outcome
                 denial = outcome
+            if denial.order_id is not None:
+                if will_wait and denial.is_due_to_calls_in_flight:
+                    return [denial]
+                raise StandingOrderFired(denial)
             denials.append(denial)
             if decision.rule != "fallback":
                 return denials
@@ -245,22 +262,23 @@ class CallDoor:
         snapshot: RoutingSnapshot,
         settings: Settings,
         rules: RunRules | None,
+        *,
+        will_wait: bool,
     ) -> _Try | Denial:
         model = snapshot.find_model(decision.model)
         assert model is not None, "the router only names models it has found"
         purpose: Purpose = "rehearsal" if rules is not None and rules.is_rehearsal else "run"
         reservation = self._bounded(asking, model, purpose)
-        caps = caps_of_call(settings, reservation.scope, rules.caps if rules else RunCaps(), self._clock.now())
-        outcome = await self._reserve_or_release(reservation, caps, asking.ask.fence)
+        outcome = await self._reserve_or_release(reservation, asking.ask.fence, will_wait=will_wait)
         if isinstance(outcome, Denial):
             return outcome
         provider = settings.providers[model.provider]
-        return _Try(asking, decision, provider, reservation, caps, outcome, self._clock.now())
+        return _Try(asking, decision, provider, reservation, outcome, self._clock.now())
 
     async def _reserve_or_release(
-        self, reservation: Reservation, caps: Sequence[ScopeCap], fence: RunFence | None
+        self, reservation: Reservation, fence: RunFence | None, *, will_wait: bool
     ) -> datetime | Denial:
-        writing = asyncio.ensure_future(self._ledger.reserve(reservation, caps, fence))
+        writing = asyncio.ensure_future(self._ledger.reserve(reservation, fence, will_wait=will_wait))
         try:
             return await asyncio.shield(writing)
         except asyncio.CancelledError:
@@ -345,7 +363,8 @@ class CallDoor:
         delivered = asking.undelivered if event.counts.total else ()
         asking.undelivered = asking.undelivered if not delivered else ()
         # In one transaction, and once handed over it is written: a caller who gives up now still leaves a settled row.
-        await self._database.write(_settle_delivered, event, one.caps, delivered, self._clock.now())
+        rules_of = rules_under(self._settings())
+        await self._database.write(_settle_delivered, event, rules_of, delivered, self._clock.now())
 
     async def _book_cut(self, one: _Try, error: BaseException) -> None:
         if not one.observation.sent:
@@ -418,10 +437,10 @@ def _event(one: _Try, status: Status, source: UsageSource, counts: TokenCounts) 
 
 
 def _settle_delivered(
-    connection: Connection, event: UsageEvent, caps: Sequence[ScopeCap], note_ids: Sequence[int], now: datetime
+    connection: Connection, event: UsageEvent, rules_of: RulesOf, note_ids: Sequence[int], now: datetime
 ) -> None:
     """Book a call, and that it carried these notes."""
-    settle(connection, event, caps, now)
+    settle(connection, event, rules_of, now)
     mark_delivered(connection, note_ids, event.phase_id, now)
 
 

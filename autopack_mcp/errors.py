@@ -13,7 +13,8 @@
     ├── RoutingError
     │   ├── NoRoute(role, category, complexity)
     │   ├── OverrideRefused(why)
-    │   └── QuotaExhausted(denial)
+    │   ├── QuotaExhausted(denial)
+    │   └── StandingOrderFired(denial)
     ├── ProviderError(provider, model, request_id, retryable)
     │   ├── ProviderRateLimited(retry_after_s) · ProviderUnavailable
     │   ├── ProviderRefused(status)        auth, bad request, policy: not retryable
@@ -180,7 +181,8 @@ class Denial:
     """Why a reservation did not fit: the one scope that said no, in numbers.
 
     ``unit`` says what the numbers count: tokens, or integer nano-dollars. ``in_flight`` is the part of ``used`` that is
-    only reserved: when it alone explains the denial, waiting may help (contract 16).
+    only reserved: when it alone explains the denial, waiting may help (contract 16). ``order_id`` is set when it was
+    not a cap but a standing order that said no.
     """
 
     scope: str
@@ -191,6 +193,7 @@ class Denial:
     allowance: int
     resets_at: datetime | None
     why: str
+    order_id: int | None = None
 
     @property
     def is_due_to_calls_in_flight(self) -> bool:
@@ -206,6 +209,16 @@ class QuotaExhausted(RoutingError):
     def __init__(self, denial: Denial) -> None:
         resets = f" It resets at {denial.resets_at:%Y-%m-%d %H:%M} UTC." if denial.resets_at else ""
         super().__init__(denial.why + resets, hint="Raise the cap, wait for the reset, or choose another provider.")
+        self.denial = denial
+
+
+class StandingOrderFired(RoutingError):
+    """A standing order denies the call and asks for its run to stop; nothing was sent and nothing was booked."""
+
+    code = "standing_order_fired"
+
+    def __init__(self, denial: Denial) -> None:
+        super().__init__(denial.why, hint="Resume the run to go on all the same, or remove the standing order.")
         self.denial = denial
 
 

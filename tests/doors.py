@@ -17,7 +17,6 @@ from typing import Any
 from sqlalchemy import RowMapping, select
 
 from autopack_mcp import calls
-from autopack_mcp.budgets.caps import RunCaps, caps_of_call
 from autopack_mcp.budgets.ledger import Ledger, book_external
 from autopack_mcp.calls import Ask, CallDoor
 from autopack_mcp.clock import ManualClock
@@ -33,7 +32,16 @@ from autopack_mcp.routing.model_map import current_model_map, model_map_to_json
 from autopack_mcp.routing.snapshot import SnapshotReader
 from autopack_mcp.runs.rules import run_rules
 from autopack_mcp.usage.prices import PriceBook, UnitPrices
-from tests.factories import NOON, call_scope, provider_settings, reservation, settings, token_counts, usage_event
+from tests.factories import (
+    NOON,
+    call_scope,
+    held_against,
+    provider_settings,
+    reservation,
+    settings,
+    token_counts,
+    usage_event,
+)
 from tests.providers.upstream import Answer, Upstream
 
 KEYS = {"OPENAI_API_KEY": "sk-test-1b4fJ9qLw2Zx7V", "ANTHROPIC_API_KEY": "sk-ant-test-8Kd3Nm1b"}
@@ -75,7 +83,7 @@ def spend(database: Database, tokens: int, provider: str = "openai") -> None:
     """Tokens that are gone already, at noon."""
     counts = token_counts(uncached_input=tokens, output=0)
     scope = call_scope(provider=provider, run_id=None, phase_id=None)
-    database.write_now(book_external, usage_event(counts=counts, scope=scope), (), NOON)
+    database.write_now(book_external, usage_event(counts=counts, scope=scope), held_against(), NOON)
 
 
 def says(text: str = "An answer.") -> ScriptedProvider:
@@ -150,8 +158,7 @@ class Scene:
     async def hold(self, tokens: int, **overrides: Any) -> str:
         """Somebody else's call in flight that takes so many tokens of its account's week."""
         promise = reservation(bound_input=tokens, bound_output=0, **overrides)
-        caps = caps_of_call(self.config, promise.scope, RunCaps(), self.clock.now())
-        assert isinstance(await self.ledger.reserve(promise, caps), datetime)
+        assert isinstance(await self.ledger.reserve(promise), datetime)
         return promise.call_id
 
     def reservations(self) -> list[str]:
@@ -173,7 +180,9 @@ async def open_scene(
     rehearsal_pause: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Scene]:
     """A door whose accounts are all played by ``provider``, or really called where ``config`` says they are."""
-    scene = Scene(database, clock, config or settings(), dict(KEYS), prices, ledger or Ledger(database, clock))
+    wanted = config or settings()
+    ledger = ledger or Ledger(database, clock, lambda: scene.config)
+    scene = Scene(database, clock, wanted, dict(KEYS), prices, ledger)
     scene.door = CallDoor(
         database=database,
         ledger=scene.ledger,

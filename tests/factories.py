@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert
 
+from autopack_mcp.budgets.call_rules import CallRules, RulesOf
 from autopack_mcp.budgets.caps import CallScope, ScopeCap
 from autopack_mcp.budgets.ledger import Reservation
 from autopack_mcp.config.settings import (
@@ -108,6 +109,11 @@ def window_cap(
         provider=provider,
         resets_at=span.end,
     )
+
+
+def held_against(*caps: ScopeCap, **rules: Any) -> RulesOf:
+    """Rules for the ledger's operations: every call has just these caps (and ``stops``, ``tells``, levels as given)."""
+    return lambda connection, call, at: CallRules(caps=caps, **rules)
 
 
 def run_cap(run_id: str = "R1", *, tokens: int | None = None, nano_usd: int | None = None) -> ScopeCap:

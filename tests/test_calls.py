@@ -366,11 +366,11 @@ async def test_settings_that_change_between_choice_and_call_do_not_strand_a_rese
     async with open_scene(database, clock, says()) as scene:
         reserve = scene.ledger.reserve
 
-        async def and_lose_the_account(*arguments: Any) -> datetime | Denial:
+        async def and_lose_the_account(*arguments: Any, **options: Any) -> datetime | Denial:
             scene.config = replace(scene.config, providers={}, models={})
-            return await reserve(*arguments)
+            return await reserve(*arguments, **options)
 
-        scene.ledger.reserve = and_lose_the_account  # type: ignore[method-assign, assignment]  # at a known moment
+        scene.ledger.reserve = and_lose_the_account  # type: ignore[method-assign]  # at a known moment
         await scene.ask()
     assert scene.reservations() == ["settled"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from threading import Event
@@ -13,7 +13,6 @@ import anyio
 import pytest
 from sqlalchemy import Connection
 
-from autopack_mcp.budgets.caps import ScopeCap
 from autopack_mcp.budgets.ledger import Ledger, Reservation, RunFence
 from autopack_mcp.calls import LEASE_MARGIN_S
 from autopack_mcp.clock import ManualClock
@@ -21,7 +20,7 @@ from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import Denial, ProviderRateLimited
 from autopack_mcp.notes import add_note, notes_in_force, notes_of_run
 from tests.doors import Held, a_map, bound_of, open_scene, question, says, upstream_scene
-from tests.factories import NOON, insert_run
+from tests.factories import NOON, insert_run, settings
 from tests.ledger_truth import assert_ledger_adds_up
 from tests.providers.upstream import Answer, ChatSpeech, MessagesSpeech, error
 
@@ -124,9 +123,9 @@ async def test_cancelling_while_a_reservation_is_denied_is_still_a_cancel(
 def announced(reserve: Callable[..., Any], begun: asyncio.Event) -> Callable[..., Any]:
     """``reserve``, telling when it has been handed to the writer."""
 
-    async def announcing(*arguments: Any) -> Any:
+    async def announcing(*arguments: Any, **options: Any) -> Any:
         asyncio.get_running_loop().call_soon(begun.set)
-        return await reserve(*arguments)
+        return await reserve(*arguments, **options)
 
     return announcing
 
@@ -153,14 +152,14 @@ class SlowLedger(Ledger):
     """The machine sleeps for so many seconds between a reservation and whatever follows it; the first time only."""
 
     def __init__(self, database: Database, clock: ManualClock, sleep_s: float) -> None:
-        super().__init__(database, clock)
+        super().__init__(database, clock, settings)
         self._machine = clock
         self._sleep_s = sleep_s
 
     async def reserve(
-        self, reservation: Reservation, caps: Sequence[ScopeCap], fence: RunFence | None = None
+        self, reservation: Reservation, fence: RunFence | None = None, *, will_wait: bool = False
     ) -> datetime | Denial:
-        outcome = await super().reserve(reservation, caps, fence)
+        outcome = await super().reserve(reservation, fence, will_wait=will_wait)
         self._machine.advance(self._sleep_s)
         self._sleep_s = 0
         return outcome

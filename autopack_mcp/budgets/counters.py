@@ -9,26 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from operator import eq, ne
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Table, and_, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, func, insert, select, update
 
 from autopack_mcp.budgets.caps import CallScope, ScopeCap
+from autopack_mcp.database.bare import BareStatement
 from autopack_mcp.database.tables import budget_scopes, reservations, usage_days, usage_events, usage_phases
 from autopack_mcp.usage.windows import WindowSpan, window_at
 
 _COLUMNS = ("settled_tokens", "reserved_tokens", "settled_nano", "reserved_nano")
-
-# Built once: every call passes here twice, and building a statement costs ten times what running it does.
-_ONE = select(budget_scopes).where(budget_scopes.c.scope == bindparam("name"))
-_MANY = budget_scopes.c.scope.in_(bindparam("names", expanding=True))
-# In order of scope, because PostgreSQL locks the rows one by one and must never deadlock.
-_LOCK = select(budget_scopes).where(_MANY).order_by(budget_scopes.c.scope).with_for_update()
-_MOVE = (
-    update(budget_scopes)
-    .where(_MANY)
-    .values({column: budget_scopes.c[column] + bindparam(f"delta_{column}") for column in _COLUMNS})
-)
+_SHOWN = (budget_scopes.c.scope, *(budget_scopes.c[name] for name in _COLUMNS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,39 +49,58 @@ def scope_use(connection: Connection, scope: CallScope, cap: ScopeCap, at: datet
 
     ``at`` is a moment in the cap's window; ``scope`` says whose calls count (its provider, its run, whether rehearsed).
     """
-    row = connection.execute(_ONE, {"name": cap.scope}).mappings().first()
-    return _seed(connection, scope, cap, at) if row is None else _use(row)
+    row = _read(1).row(connection, {"name0": cap.scope})
+    return _seed(connection, scope, cap, at) if row is None else ScopeUse(*row[1:])
 
 
-def locked_uses(
+def counted_uses(
     connection: Connection, scope: CallScope, caps: Iterable[ScopeCap], at: datetime
 ) -> dict[str, ScopeUse]:
-    """Every capped counter of a call by scope, created from the ledger at its first use and locked until the commit."""
+    """Every capped counter of a call by scope, created from the ledger at its first use.
+
+    Only inside a write transaction, of which there is one at a time: what is read here is still true when it is moved.
+    """
     by_scope = {cap.scope: cap for cap in caps}
     if not by_scope:
         return {}
-    uses = {row["scope"]: _use(row) for row in connection.execute(_LOCK, {"names": sorted(by_scope)}).mappings()}
-    for name in sorted(by_scope.keys() - uses.keys()):
+    uses = {row[0]: ScopeUse(*row[1:]) for row in _read(len(by_scope)).rows(connection, _named(by_scope))}
+    for name in by_scope.keys() - uses.keys():
         uses[name] = _seed(connection, scope, by_scope[name], at)
-        _insert(connection, name, uses[name])
+        connection.execute(insert(budget_scopes), {"scope": name, **_by_column(uses[name])})
     return uses
 
 
-def move(connection: Connection, names: Sequence[str], delta: ScopeUse) -> None:
-    """Add ``delta`` to every counter of these names that exists; one that does not is made from the ledger later."""
-    connection.execute(_MOVE, {"names": names, **_by_column(delta, "delta_")})
+def move(connection: Connection, names: Sequence[str], delta: ScopeUse) -> dict[str, ScopeUse]:
+    """Add ``delta`` to every counter of these names that exists; one that does not is made from the ledger later.
 
-
-def _use(row: RowMapping) -> ScopeUse:
-    return ScopeUse(row["settled_tokens"], row["reserved_tokens"], row["settled_nano"], row["reserved_nano"])
-
-
-def _insert(connection: Connection, name: str, use: ScopeUse) -> None:
-    connection.execute(insert(budget_scopes), {"scope": name, **_by_column(use)})
+    Returns:
+        The counters that exist, as they stand now.
+    """
+    rows = _move(len(names)).rows(connection, {**_named(names), **_by_column(delta, "delta_")})
+    return {row[0]: ScopeUse(*row[1:]) for row in rows}
 
 
 def _by_column(use: ScopeUse, prefix: str = "") -> dict[str, int]:
     return {f"{prefix}{column}": getattr(use, column) for column in _COLUMNS}
+
+
+def _named(names: Iterable[str]) -> dict[str, Any]:
+    return {f"name{index}": name for index, name in enumerate(names)}
+
+
+def _is_one_of(count: int) -> ColumnElement[bool]:
+    return budget_scopes.c.scope.in_([bindparam(f"name{index}") for index in range(count)])
+
+
+@cache
+def _read(count: int) -> BareStatement:
+    return BareStatement(lambda _: select(*_SHOWN).where(_is_one_of(count)))
+
+
+@cache
+def _move(count: int) -> BareStatement:
+    moved = {name: budget_scopes.c[name] + bindparam(f"delta_{name}") for name in _COLUMNS}
+    return BareStatement(lambda _: update(budget_scopes).where(_is_one_of(count)).values(moved).returning(*_SHOWN))
 
 
 def _seed(connection: Connection, scope: CallScope, cap: ScopeCap, at: datetime) -> ScopeUse:

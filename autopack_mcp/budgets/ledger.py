@@ -2,26 +2,32 @@
 
 It owns the life of a reservation (docs/accounting.md): every function here is one operation of the writer's
 transaction, so a crash leaves all of it or nothing. It does not choose models and does not know what a call says;
-``llm_service`` reserves and settles, the supervisor expires what was lost.
+``calls`` reserves and settles, the supervisor expires what was lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import NamedTuple
 
-from sqlalchemy import Connection, RowMapping, and_, bindparam, insert, select, update
+from sqlalchemy import Connection, and_, bindparam, insert, select, update
 
-from autopack_mcp.budgets.caps import CallScope, ScopeCap, cap_in_window_of, scopes_of_call
-from autopack_mcp.budgets.counters import ScopeUse, locked_uses, move, scope_use
-from autopack_mcp.clock import Clock
+from autopack_mcp.budgets.alerts import raise_alerts
+from autopack_mcp.budgets.breaches import record_breaches
+from autopack_mcp.budgets.call_rules import CallRules, RulesOf, rules_under
+from autopack_mcp.budgets.caps import CallScope, cap_in_window_of, scopes_of_call
+from autopack_mcp.budgets.counters import ScopeUse, counted_uses, move, scope_use
+from autopack_mcp.budgets.denials import Wanted, denials_of
+from autopack_mcp.budgets.firings import fire_stop, fire_tells
+from autopack_mcp.clock import Clock, from_us, to_us
+from autopack_mcp.config.settings import Settings
+from autopack_mcp.database.bare import BareStatement
 from autopack_mcp.database.engine import Database
-from autopack_mcp.database.tables import breaches, reservations, runs
+from autopack_mcp.database.tables import reservations, runs
 from autopack_mcp.errors import Denial, ImpossibleTokenCounts, LeaseLost, UnknownCall, UsageConflict
-from autopack_mcp.money import NANO_PER_USD
-from autopack_mcp.usage.event import TokenCounts, UsageEvent
+from autopack_mcp.usage.event import Purpose, TokenCounts, UsageEvent
 from autopack_mcp.usage.rollup import Charge, book, booked_event, rebook
 
 __all__ = [
@@ -30,12 +36,54 @@ __all__ = [
 ]  # fmt: skip
 
 
-# Built once: every call passes here, and building a statement costs ten times what running it does.
-_FIND = select(reservations).where(reservations.c.call_id == bindparam("wanted_call")).with_for_update()
-_END = (
-    update(reservations)
-    .where(reservations.c.call_id == bindparam("ended_call"), reservations.c.state == "held")
-    .values(state=bindparam("state"), resolved_at=bindparam("resolved_at"))
+class _Row(NamedTuple):
+    """A reservation as the driver gives it; times are microseconds."""
+
+    call_id: str
+    provider: str
+    model: str
+    role: str
+    purpose: Purpose
+    run_id: str | None
+    phase_id: str | None
+    attempt: int | None
+    category: str | None
+    bound_input: int
+    bound_output: int
+    bound_nano: int | None
+    state: str
+    reserved_at: int
+
+    @property
+    def scope(self) -> CallScope:
+        return CallScope(self.provider, self.role, self.purpose, self.run_id, self.phase_id)
+
+    @property
+    def promise(self) -> Charge:
+        return Charge(self.bound_input + self.bound_output, self.bound_nano or 0)
+
+
+_ROW = tuple(reservations.c[name] for name in _Row._fields)
+_FIND = BareStatement(lambda _: select(*_ROW).where(reservations.c.call_id == bindparam("wanted_call")))
+_OVERDUE = BareStatement(
+    lambda _: (
+        select(*_ROW)
+        .where(reservations.c.state == "held", reservations.c.lease_expires_at < bindparam("now_us"))
+        .order_by(reservations.c.call_id)
+    )
+)
+_PROMISE = BareStatement(lambda _: insert(reservations))
+_END = BareStatement(
+    lambda _: (
+        update(reservations)
+        .where(reservations.c.call_id == bindparam("ended_call"), reservations.c.state == "held")
+        .values(state=bindparam("new_state"), resolved_at=bindparam("end_us"))
+    )
+)
+_FENCE = BareStatement(
+    lambda _: select(runs.c.run_id).where(
+        and_(runs.c.run_id == bindparam("wanted_run"), runs.c.lease_token == bindparam("wanted_token"))
+    )
 )
 
 
@@ -79,16 +127,20 @@ class Reservation:
 
 
 class Ledger:
-    """The operations below, run by the writer of this process."""
+    """The operations below, run by the writer of this process under the settings in force."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, settings: Callable[[], Settings]) -> None:
         self._database = database
         self._clock = clock
+        self._settings = settings
 
     async def reserve(
-        self, reservation: Reservation, caps: Sequence[ScopeCap], fence: RunFence | None = None
+        self, reservation: Reservation, fence: RunFence | None = None, *, will_wait: bool = False
     ) -> datetime | Denial:
         """Promise tokens to a call in every scope it touches, all or nothing.
+
+        A standing order that the call does not fit denies it like a cap and fires, in the same transaction.
+        ``will_wait`` says that the caller asks again when only calls in flight are in the way; then nothing fires yet.
 
         Returns:
             When it was reserved (the moment that decides its windows), or the denial of a cap that says no, which
@@ -97,18 +149,19 @@ class Ledger:
         Raises:
             LeaseLost: ``fence`` is stale; another process owns the run.
         """
-        return await self._database.write(reserve, reservation, tuple(caps), fence, self._clock.now())
+        now, rules_of = self._clock.now(), rules_under(self._settings())
+        return await self._database.write(reserve, reservation, rules_of, fence, now, will_wait=will_wait)
 
-    async def settle(self, event: UsageEvent, caps: Sequence[ScopeCap] = ()) -> None:
+    async def settle(self, event: UsageEvent) -> None:
         """Book the truth about a reserved call and give the rest of its promise back, in one transaction.
 
         Settling the same call again with the same token counts changes nothing. A truth that arrives after the lease
-        ended corrects the charge, once. ``caps`` are those that a truth above its promise is measured against.
+        ended corrects the charge, once. A truth above its promise is a breach of the caps that it passes.
 
         Raises:
             UnknownCall: it was never reserved. UsageConflict: it is booked with other numbers.
         """
-        await self._database.write(settle, event, tuple(caps), self._clock.now())
+        await self._database.write(settle, event, rules_under(self._settings()), self._clock.now())
 
     async def release(self, call_id: str) -> bool:
         """Give a promise back because provably nothing was billed; False when it was no longer held."""
@@ -116,49 +169,54 @@ class Ledger:
 
     async def expire_overdue(self) -> int:
         """Charge every reservation whose lease has passed in full; returns how many."""
-        return await self._database.write(expire_overdue, self._clock.now())
+        return await self._database.write(expire_overdue, rules_under(self._settings()), self._clock.now())
 
-    def book_external(self, event: UsageEvent, caps: Sequence[ScopeCap]) -> None:
+    def book_external(self, event: UsageEvent) -> None:
         """Book a call made elsewhere: no reservation, counted against every cap, a breach when it passes one.
 
         Raises:
             UsageConflict: the call is booked with other numbers, or was reserved here and must be settled.
         """
-        self._database.write_now(book_external, event, tuple(caps), self._clock.now())
+        self._database.write_now(book_external, event, rules_under(self._settings()), self._clock.now())
 
 
 def reserve(
-    connection: Connection, reservation: Reservation, caps: Sequence[ScopeCap], fence: RunFence | None, now: datetime
+    connection: Connection,
+    reservation: Reservation,
+    rules_of: RulesOf,
+    fence: RunFence | None,
+    now: datetime,
+    *,
+    will_wait: bool = False,
 ) -> datetime | Denial:
     """See ``Ledger.reserve``."""
     if fence is not None:
         _check_fence(connection, fence)
-    caps = [cap_in_window_of(cap, now) for cap in caps]
-    uses = locked_uses(connection, reservation.scope, caps, now)
-    denials = [denial for cap in caps for denial in _denials(cap, uses[cap.scope], reservation)]
-    if denials:
-        return min(denials, key=lambda denial: denial.is_due_to_calls_in_flight)
+    rules = rules_of(connection, reservation.scope, now)
+    denial = _denial(connection, reservation, rules, now, will_wait=will_wait)
+    if denial is not None:
+        return denial
     promised = ScopeUse(reserved_tokens=reservation.bound_tokens, reserved_nano=reservation.bound_nano or 0)
     move(connection, scopes_of_call(reservation.scope, now), promised)
-    connection.execute(insert(reservations), _reservation_row(reservation, now))
+    _PROMISE.run(connection, _reservation_row(reservation, now))
     return now
 
 
-def settle(connection: Connection, event: UsageEvent, caps: Sequence[ScopeCap], now: datetime) -> None:
+def settle(connection: Connection, event: UsageEvent, rules_of: RulesOf, now: datetime) -> None:
     """See ``Ledger.settle``."""
     row = _reservation(connection, event.call_id)
     event = _as_reserved(event, row)
-    if row["state"] == "held":
+    if row.state == "held":
         charge = _charge(event, row)
         book(connection, event, charge, now)
-        _resolve(connection, row, "settled", charge, now)
-        _record_breaches(connection, event, _excess(charge, _promise(row)), caps, now)
+        uses = _resolve(connection, row, "settled", charge, now)
+        _measure(connection, event, uses, rules_of, _excess(charge, row.promise), now)
         return
     booked = booked_event(connection, event.call_id)
     if booked is None:
         raise UsageConflict(event.call_id, "it was released as not billed")
     if booked[0].status == "expired":
-        _correct(connection, booked, event, _charge(event, row), caps, now)
+        _correct(connection, booked, event, _charge(event, row), rules_of, now)
     else:
         _check_same(event, booked[0])
 
@@ -166,23 +224,24 @@ def settle(connection: Connection, event: UsageEvent, caps: Sequence[ScopeCap], 
 def release(connection: Connection, call_id: str, now: datetime) -> bool:
     """See ``Ledger.release``."""
     row = _reservation(connection, call_id)
-    if row["state"] != "held":
+    if row.state != "held":
         return False
     _resolve(connection, row, "released", Charge(0, 0), now)
     return True
 
 
-def expire_overdue(connection: Connection, now: datetime) -> int:
+def expire_overdue(connection: Connection, rules_of: RulesOf, now: datetime) -> int:
     """See ``Ledger.expire_overdue``."""
-    overdue = and_(reservations.c.state == "held", reservations.c.lease_expires_at < now)
-    rows = connection.execute(select(reservations).where(overdue).order_by(reservations.c.call_id)).mappings().all()
+    rows = [_Row(*found) for found in _OVERDUE.rows(connection, {"now_us": to_us(now)})]
     for row in rows:
-        book(connection, _expired_event(row), _promise(row), now)
-        _resolve(connection, row, "expired", _promise(row), now)
+        event = _expired_event(row)
+        book(connection, event, row.promise, now)
+        uses = _resolve(connection, row, "expired", row.promise, now)
+        _measure(connection, event, uses, rules_of, Charge(0, 0), now)
     return len(rows)
 
 
-def book_external(connection: Connection, event: UsageEvent, caps: Sequence[ScopeCap], now: datetime) -> None:
+def book_external(connection: Connection, event: UsageEvent, rules_of: RulesOf, now: datetime) -> None:
     """See ``Ledger.book_external``; idempotent on ``call_id``."""
     booked = booked_event(connection, event.call_id)
     if booked is not None:
@@ -192,75 +251,40 @@ def book_external(connection: Connection, event: UsageEvent, caps: Sequence[Scop
         raise UsageConflict(event.call_id, "it was reserved here, so only a settle can book it")
     charge = Charge(event.counts.total, event.cost_nano or 0)
     book(connection, event, charge, now)
-    _move_settled(connection, event, charge)
-    _record_breaches(connection, event, charge, caps, now)
+    uses = _move_settled(connection, event, charge)
+    _measure(connection, event, uses, rules_of, charge, now)
+
+
+# ── denying ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _check_fence(connection: Connection, fence: RunFence) -> None:
-    held = select(runs.c.run_id).where(runs.c.run_id == fence.run_id, runs.c.lease_token == fence.lease_token)
-    if connection.execute(held).first() is None:
+    if _FENCE.row(connection, {"wanted_run": fence.run_id, "wanted_token": fence.lease_token}) is None:
         raise LeaseLost(fence.run_id)
 
 
-@dataclass(frozen=True, slots=True)
-class _Measure:
-    """One cap in one of its units, against its counter."""
-
-    unit: Literal["tokens", "nano_usd"]
-    allowance: int
-    used: int
-    in_flight: int
-
-
-def _measures(cap: ScopeCap, use: ScopeUse) -> Iterator[_Measure]:
-    if cap.allowance_tokens is not None:
-        yield _Measure("tokens", cap.allowance_tokens, use.used_tokens, use.reserved_tokens)
-    if cap.allowance_nano is not None:
-        yield _Measure("nano_usd", cap.allowance_nano, use.used_nano, use.reserved_nano)
-
-
-def _denials(cap: ScopeCap, use: ScopeUse, call: Reservation) -> Iterator[Denial]:
-    for measure in _measures(cap, use):
-        wanted = call.bound_tokens if measure.unit == "tokens" else call.bound_nano
-        if wanted is None:
-            why = (
-                f"the price of {call.model!r} is unknown, so nothing can be promised. Give it a price: in models.yaml."
-            )
-            # More than the whole allowance, so that nobody waits for calls in flight.
-            wanted = measure.allowance + 1
-        else:
-            why = (
-                f"{_amount(measure.unit, measure.used)} are used ({_amount(measure.unit, measure.in_flight)} of it by"
-                f" calls in flight) and this call may need {_amount(measure.unit, wanted)}."
-            )
-        if measure.used + wanted > measure.allowance:
-            yield Denial(
-                scope=cap.scope,
-                unit=measure.unit,
-                used=measure.used,
-                in_flight=measure.in_flight,
-                wanted=wanted,
-                allowance=measure.allowance,
-                resets_at=cap.resets_at,
-                why=f"{_cap_in_words(cap, measure)}: {why}",
-            )
+def _denial(
+    connection: Connection, call: Reservation, rules: CallRules, now: datetime, *, will_wait: bool
+) -> Denial | None:
+    """The denial to answer with, None when the call fits; a standing order comes first, for it stops the run."""
+    caps = [cap_in_window_of(cap, now) for cap in rules.caps]
+    uses = counted_uses(connection, call.scope, [*caps, *(stop.cap for stop in rules.stops)], now)
+    wanted = Wanted(call.call_id, call.model, call.bound_tokens, call.bound_nano)
+    stopped = fire_stop(connection, rules.stops, uses, wanted, call.scope.run_id, now, will_wait=will_wait)
+    denials = [denial for cap in caps for denial in denials_of(cap, uses[cap.scope], wanted)]
+    if stopped is not None and (not stopped.is_due_to_calls_in_flight or not will_wait):
+        return stopped
+    if stopped is not None:
+        denials.append(stopped)
+    return min(denials, key=lambda denial: denial.is_due_to_calls_in_flight, default=None)
 
 
-def _cap_in_words(cap: ScopeCap, measure: _Measure) -> str:
-    return f"{cap.label[:1].upper()}{cap.label[1:]} is {_amount(measure.unit, measure.allowance)}"
+# ── booking ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _amount(unit: str, count: int) -> str:
-    return f"{count:,} tokens" if unit == "tokens" else f"${count / NANO_PER_USD:,.4f}"
-
-
-def _promise(row: RowMapping) -> Charge:
-    return Charge(row["bound_input"] + row["bound_output"], row["bound_nano"] or 0)
-
-
-def _charge(event: UsageEvent, row: RowMapping) -> Charge:
+def _charge(event: UsageEvent, row: _Row) -> Charge:
     """What a settled call weighs: its truth, or its whole promise while only a lower bound of the truth is known."""
-    promise = _promise(row)
+    promise = row.promise
     if event.usage_source == "provider":
         return Charge(event.counts.total, promise.nano_usd if event.cost_nano is None else event.cost_nano)
     return Charge(max(promise.tokens, event.counts.total), max(promise.nano_usd, event.cost_nano or 0))
@@ -270,17 +294,17 @@ def _excess(charge: Charge, before: Charge) -> Charge:
     return Charge(charge.tokens - before.tokens, charge.nano_usd - before.nano_usd)
 
 
-def _as_reserved(event: UsageEvent, row: RowMapping) -> UsageEvent:
+def _as_reserved(event: UsageEvent, row: _Row) -> UsageEvent:
     # What was promised decides who pays and in which window, even when the call ends after midnight (contract 15):
     # otherwise the sums of the events and the counters would disagree.
     return replace(
         event,
-        provider=row["provider"],
-        role=row["role"],
-        purpose=row["purpose"],
-        run_id=row["run_id"],
-        phase_id=row["phase_id"],
-        occurred_at=row["reserved_at"],
+        provider=row.provider,
+        role=row.role,
+        purpose=row.purpose,
+        run_id=row.run_id,
+        phase_id=row.phase_id,
+        occurred_at=from_us(row.reserved_at),
     )
 
 
@@ -289,15 +313,15 @@ def _correct(
     booked: tuple[UsageEvent, Charge],
     event: UsageEvent,
     charge: Charge,
-    caps: Sequence[ScopeCap],
+    rules_of: RulesOf,
     now: datetime,
 ) -> None:
     """A truth that arrives after the lease ended corrects the charge once, down or up."""
     expired, expired_charge = booked
     rebook(connection, expired, expired_charge, event, charge, now)
     excess = _excess(charge, expired_charge)
-    _move_settled(connection, event, excess)
-    _record_breaches(connection, event, excess, caps, now)
+    uses = _move_settled(connection, event, excess)
+    _measure(connection, event, uses, rules_of, excess, now)
 
 
 def _check_same(event: UsageEvent, booked: UsageEvent) -> None:
@@ -306,69 +330,51 @@ def _check_same(event: UsageEvent, booked: UsageEvent) -> None:
         raise UsageConflict(event.call_id, f"{booked.counts.total} tokens before, {event.counts.total} now")
 
 
-def _record_breaches(
-    connection: Connection, event: UsageEvent, excess: Charge, caps: Sequence[ScopeCap], now: datetime
+def _measure(
+    connection: Connection,
+    event: UsageEvent,
+    uses: dict[str, ScopeUse],
+    rules_of: RulesOf,
+    excess: Charge,
+    now: datetime,
 ) -> None:
-    """Write down every cap that stands exceeded by a booking nobody could deny: ``excess`` over what was promised.
-
-    A booking within its promise breaks nothing, also when the cap was lowered in the meantime.
-    """
-    if excess.tokens <= 0 and excess.nano_usd <= 0:
-        return
-    caps = [cap_in_window_of(cap, event.occurred_at) for cap in caps]
-    uses = locked_uses(connection, _scope_of_event(event), caps, event.occurred_at)
-    for cap in caps:
-        for measure in _measures(cap, uses[cap.scope]):
-            added = excess.tokens if measure.unit == "tokens" else excess.nano_usd
-            if added > 0 and measure.used > measure.allowance:
-                _insert_breach(connection, cap, measure, event.call_id, added, now)
+    """What a booking brought to light: caps it has passed (``excess`` was never promised), levels it has reached."""
+    scope, at = _scope_of_event(event), event.occurred_at
+    rules = rules_of(connection, scope, at)
+    caps = [cap_in_window_of(cap, at) for cap in rules.caps]
+    missing = [cap for cap in (*caps, *(tell.cap for tell in rules.tells)) if cap.scope not in uses]
+    if missing:
+        uses = {**uses, **counted_uses(connection, scope, missing, at)}
+    if excess.tokens > 0 or excess.nano_usd > 0:
+        record_breaches(connection, caps, uses, excess, event.call_id, now)
+    raise_alerts(connection, caps, uses, rules.alert_levels_percent, event.call_id, now)
+    fire_tells(connection, rules.tells, uses, event.call_id, event.run_id, now)
 
 
-def _insert_breach(
-    connection: Connection, cap: ScopeCap, measure: _Measure, call_id: str, added: int, now: datetime
-) -> None:
-    why = (
-        f"{_cap_in_words(cap, measure)}: {_amount(measure.unit, measure.used)} are used, {_amount(measure.unit, added)}"
-        " of it by a call that could not be denied."
-    )
-    connection.execute(
-        insert(breaches).values(
-            scope=cap.scope,
-            unit=measure.unit,
-            call_id=call_id,
-            allowance=measure.allowance,
-            used=measure.used,
-            occurred_at=now,
-            why=why,
-        )
-    )
+def _found_reservation(connection: Connection, call_id: str) -> _Row | None:
+    found = _FIND.row(connection, {"wanted_call": call_id})
+    return None if found is None else _Row(*found)
 
 
-def _found_reservation(connection: Connection, call_id: str) -> RowMapping | None:
-    return connection.execute(_FIND, {"wanted_call": call_id}).mappings().first()
-
-
-def _reservation(connection: Connection, call_id: str) -> RowMapping:
+def _reservation(connection: Connection, call_id: str) -> _Row:
     row = _found_reservation(connection, call_id)
     if row is None:
         raise UnknownCall(call_id)
     return row
 
 
-def _resolve(connection: Connection, row: RowMapping, state: str, charge: Charge, now: datetime) -> None:
+def _resolve(connection: Connection, row: _Row, state: str, charge: Charge, now: datetime) -> dict[str, ScopeUse]:
     """End a held reservation: its promise leaves the counters of its own windows, ``charge`` enters them."""
-    end = {"ended_call": row["call_id"], "state": state, "resolved_at": now}
-    done = connection.execute(_END, end)
-    assert done.rowcount == 1, "the row was read as held in this transaction"
-    scope = CallScope(row["provider"], row["role"], row["purpose"], row["run_id"], row["phase_id"])
-    promise = _promise(row)
+    ended = _END.run(connection, {"ended_call": row.call_id, "new_state": state, "end_us": to_us(now)})
+    assert ended == 1, "the row was read as held in this transaction"
+    promise = row.promise
     delta = ScopeUse(charge.tokens, -promise.tokens, charge.nano_usd, -promise.nano_usd)
-    move(connection, scopes_of_call(scope, row["reserved_at"]), delta)
+    return move(connection, scopes_of_call(row.scope, from_us(row.reserved_at)), delta)
 
 
-def _move_settled(connection: Connection, event: UsageEvent, delta: Charge) -> None:
+def _move_settled(connection: Connection, event: UsageEvent, delta: Charge) -> dict[str, ScopeUse]:
     names = scopes_of_call(_scope_of_event(event), event.occurred_at)
-    move(connection, names, ScopeUse(settled_tokens=delta.tokens, settled_nano=delta.nano_usd))
+    return move(connection, names, ScopeUse(settled_tokens=delta.tokens, settled_nano=delta.nano_usd))
 
 
 def _scope_of_event(event: UsageEvent) -> CallScope:
@@ -391,26 +397,27 @@ def _reservation_row(reservation: Reservation, now: datetime) -> dict[str, objec
         "bound_output": reservation.bound_output,
         "bound_nano": reservation.bound_nano,
         "state": "held",
-        "reserved_at": now,
-        "lease_expires_at": now + timedelta(seconds=reservation.lease_s),
+        "reserved_at": to_us(now),
+        "lease_expires_at": to_us(now + timedelta(seconds=reservation.lease_s)),
+        "resolved_at": None,
     }
 
 
-def _expired_event(row: RowMapping) -> UsageEvent:
+def _expired_event(row: _Row) -> UsageEvent:
     return UsageEvent(
-        call_id=row["call_id"],
-        provider=row["provider"],
-        model=row["model"],
-        role=row["role"],
-        purpose=row["purpose"],
+        call_id=row.call_id,
+        provider=row.provider,
+        model=row.model,
+        role=row.role,
+        purpose=row.purpose,
         status="expired",
         usage_source="expired",
-        counts=TokenCounts(uncached_input=row["bound_input"], output=row["bound_output"]),
-        occurred_at=row["reserved_at"],
-        run_id=row["run_id"],
-        phase_id=row["phase_id"],
-        attempt=row["attempt"],
-        category=row["category"],
-        cost_nano=row["bound_nano"],
+        counts=TokenCounts(uncached_input=row.bound_input, output=row.bound_output),
+        occurred_at=from_us(row.reserved_at),
+        run_id=row.run_id,
+        phase_id=row.phase_id,
+        attempt=row.attempt,
+        category=row.category,
+        cost_nano=row.bound_nano,
         error="The call was never reported back; its whole reservation is charged.",
     )

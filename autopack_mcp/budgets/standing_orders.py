@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Literal
+from decimal import Decimal
+from typing import Any, Literal
 
-from sqlalchemy import Connection, RowMapping, insert, or_, select, update
+from sqlalchemy import Connection, RowMapping, String, bindparam, insert, or_, select, update
 
 from autopack_mcp.budgets.caps import (
     CallScope,
@@ -24,8 +25,11 @@ from autopack_mcp.budgets.caps import (
     shadow_prefix,
     window_scope,
 )
+from autopack_mcp.clock import from_us
 from autopack_mcp.config.settings import Settings, Window
+from autopack_mcp.database.bare import BareStatement
 from autopack_mcp.database.tables import order_firings, standing_orders
+from autopack_mcp.money import NANO_PER_USD
 from autopack_mcp.usage.windows import window_at
 
 OrderAction = Literal["pause", "cancel", "tell"]
@@ -90,6 +94,20 @@ class OrderCap:
     counts_call: bool = True
 
 
+_ORDER_FIELDS = tuple(StandingOrder.__dataclass_fields__)
+# Without an order by id they would come as the engine likes; the oldest is named first when several say no.
+_ABOUT = BareStatement(
+    lambda _: (
+        select(*(standing_orders.c[name] for name in _ORDER_FIELDS))
+        .where(
+            standing_orders.c.withdrawn_at.is_(None),
+            or_(standing_orders.c.run_id.is_(None), standing_orders.c.run_id == bindparam("about_run", type_=String)),
+        )
+        .order_by(standing_orders.c.order_id)
+    )
+)
+
+
 # ── the tables ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -114,6 +132,12 @@ def orders_in_force(connection: Connection, run_id: str | None = None) -> tuple[
     if run_id is not None:
         found = found.where(or_(standing_orders.c.run_id.is_(None), standing_orders.c.run_id == run_id))
     return tuple(_order(row) for row in connection.execute(found.order_by(standing_orders.c.order_id)).mappings())
+
+
+def orders_about(connection: Connection, run_id: str | None) -> tuple[StandingOrder, ...]:
+    """Every order in force that may concern a call of this run, or a call of no run; the ledger asks for each call."""
+    rows = _ABOUT.rows(connection, {"about_run": run_id})
+    return tuple(_from_driver(row) for row in rows)
 
 
 def firings_of(connection: Connection, order_ids: Sequence[int], limit: int) -> tuple[Firing, ...]:
@@ -190,6 +214,30 @@ def order_caps(
     return tuple(found for order in orders for found in _caps_of_order(order, settings, call, run_caps, at))
 
 
+def in_words(order: StandingOrder) -> str:
+    """An order as a sentence without its end: "pause run r-1 when anthropic reaches 80 % of its cap of the week"."""
+    whom = "" if order.action == "tell" else f" run {order.run_id}" if order.run_id else " any run"
+    return f"{order.action}{whom} when {_subject_in_words(order)} reaches {_threshold_in_words(order)}"
+
+
+def _subject_in_words(order: StandingOrder) -> str:
+    if order.subject == "provider":
+        return str(order.provider)
+    if order.subject == "global":
+        return "everything together"
+    of = f"run {order.run_id}" if order.run_id else "a run"
+    return of if order.subject == "run" else f"a phase of {of}"
+
+
+def _threshold_in_words(order: StandingOrder) -> str:
+    within = f" in the {order.period}" if order.period else ""
+    if order.unit == "percent":
+        return f"{order.threshold} % of its cap{f' of the {order.period}' if order.period else ''}"
+    if order.unit == "tokens":
+        return f"{order.threshold:,} tokens{within}"
+    return f"${Decimal(order.threshold) / NANO_PER_USD:,.2f}{within}"
+
+
 def _caps_of_order(
     order: StandingOrder, settings: Settings, call: CallScope, run_caps: RunCaps, at: datetime
 ) -> Iterator[OrderCap]:
@@ -230,6 +278,11 @@ def _bare_cap(order: StandingOrder, call: CallScope, at: datetime) -> ScopeCap |
     if call.phase_id is None:
         return None
     return ScopeCap(phase_scope(prefix, call.run_id, call.phase_id), "phase", label, None, None)
+
+
+def _from_driver(row: tuple[Any, ...]) -> StandingOrder:
+    facts = dict(zip(_ORDER_FIELDS, row, strict=True))
+    return StandingOrder(**{**facts, "created_at": from_us(facts["created_at"])})
 
 
 def _order(row: RowMapping) -> StandingOrder:

@@ -6,18 +6,23 @@ nothing and checks no cap. The ledger is its caller. They can be rebuilt from ev
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from importlib import import_module
 from typing import Any
 
-from sqlalchemy import Connection, Executable, Table, delete, insert, select, update
+from sqlalchemy import ClauseElement, Connection, Dialect, Table, bindparam, delete, insert, select, update
 
+from autopack_mcp.clock import to_us
+from autopack_mcp.database.bare import BareStatement
 from autopack_mcp.database.tables import usage_days, usage_events, usage_hours, usage_lines, usage_phases
 from autopack_mcp.usage.event import TokenCounts, UsageEvent
 
+HOUR_US = 3_600_000_000
+DAY_US = 24 * HOUR_US
 _COUNTS = (
     "uncached_input", "cache_read", "cache_write_5m", "cache_write_1h", "cache_write_other", "output", "reasoning",
 )  # fmt: skip
@@ -25,6 +30,11 @@ _SUMS = (
     "calls", "failed_calls", "unpriced_calls", "uncached_input", "cache_read", "cache_write", "output", "reasoning",
     "charged_tokens", "charged_nano", "cost_nano",
 )  # fmt: skip
+_INSERT_EVENT = BareStatement(lambda _: insert(usage_events))
+_REPLACED = tuple(column.name for column in usage_events.c if column.name != "call_id")
+_REPLACE_EVENT = BareStatement(
+    lambda _: update(usage_events).where(usage_events.c.call_id == bindparam("same_call")), _REPLACED
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +47,7 @@ class Charge:
 
 def book(connection: Connection, event: UsageEvent, charge: Charge, recorded_at: datetime) -> None:
     """Insert the event and add it to every sum; the caller has made sure that the call is not booked yet."""
-    connection.execute(insert(usage_events), _event_row(event, charge, recorded_at))
+    _INSERT_EVENT.run(connection, _event_row(event, charge, recorded_at))
     _insert_lines(connection, event)
     _add_to_sums(connection, event, _sums_of(event, charge))
 
@@ -48,9 +58,8 @@ def rebook(connection: Connection, old: UsageEvent, old_charge: Charge, new: Usa
     minus = {name: -value for name, value in _sums_of(old, old_charge).items()}
     _add_to_sums(connection, old, minus)
     _drop_empty_sums(connection, old)
-    same_call = usage_events.c.call_id == new.call_id
-    connection.execute(update(usage_events).where(same_call).values(**_event_row(new, charge, recorded_at)))
-    connection.execute(delete(usage_lines).where(usage_lines.c.call_id == new.call_id))
+    _REPLACE_EVENT.run(connection, {**_event_row(new, charge, recorded_at), "same_call": old.call_id})
+    connection.execute(delete(usage_lines).where(usage_lines.c.call_id == old.call_id))
     _insert_lines(connection, new)
     _add_to_sums(connection, new, _sums_of(new, charge))
 
@@ -67,20 +76,46 @@ def booked_event(connection: Connection, call_id: str) -> tuple[UsageEvent, Char
 
 
 def _event_row(event: UsageEvent, charge: Charge, recorded_at: datetime) -> dict[str, Any]:
-    fields = set(UsageEvent.__dataclass_fields__) - {"counts", "lines", "tool_calls", "raw_usage"}
     return {
-        **{name: getattr(event, name) for name in fields},
+        "call_id": event.call_id,
+        "response_id": event.response_id,
+        "request_id": event.request_id,
+        "provider": event.provider,
+        "model": event.model,
+        "role": event.role,
+        "purpose": event.purpose,
+        "run_id": event.run_id,
+        "phase_id": event.phase_id,
+        "attempt": event.attempt,
+        "category": event.category,
+        "status": event.status,
+        "usage_source": event.usage_source,
         **_count_columns(event.counts),
-        "tool_calls": dict(event.tool_calls),
-        "raw_usage": None if event.raw_usage is None else dict(event.raw_usage),
         "charged_tokens": charge.tokens,
         "charged_nano": charge.nano_usd,
-        "recorded_at": recorded_at,
+        "cost_nano": event.cost_nano,
+        "price_version": event.price_version,
+        "service_tier": event.service_tier,
+        "processing": event.processing,
+        "tool_calls": json.dumps(dict(event.tool_calls)) if event.tool_calls else "{}",
+        "raw_usage": None if event.raw_usage is None else json.dumps(dict(event.raw_usage)),
+        "error": event.error,
+        "occurred_at": to_us(event.occurred_at),
+        "started_at": None if event.started_at is None else to_us(event.started_at),
+        "recorded_at": to_us(recorded_at),
     }
 
 
 def _count_columns(counts: TokenCounts) -> dict[str, int]:
-    return {name: getattr(counts, name) for name in _COUNTS}
+    return {
+        "uncached_input": counts.uncached_input,
+        "cache_read": counts.cache_read,
+        "cache_write_5m": counts.cache_write_5m,
+        "cache_write_1h": counts.cache_write_1h,
+        "cache_write_other": counts.cache_write_other,
+        "output": counts.output,
+        "reasoning": counts.reasoning,
+    }
 
 
 def _insert_lines(connection: Connection, event: UsageEvent) -> None:
@@ -111,33 +146,42 @@ def _sums_of(event: UsageEvent, charge: Charge) -> dict[str, int]:
 
 
 def _keys_of(event: UsageEvent) -> Iterator[tuple[Table, dict[str, Any]]]:
-    # In UTC before the minutes go: hours of a zone like +05:30 do not begin when ours do.
-    hour = event.occurred_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    # Microseconds since 1970 are UTC: an hour of a zone like +05:30 begins in the middle of one of ours.
+    at = to_us(event.occurred_at)
     common = {"purpose": event.purpose, "provider": event.provider, "model": event.model, "role": event.role}
-    yield usage_hours, {**common, "hour_start": hour, "category": event.category or ""}
-    yield usage_days, {**common, "day_start": hour.replace(hour=0), "category": event.category or ""}
+    category = event.category or ""
+    yield usage_hours, {**common, "category": category, "hour_start": at - at % HOUR_US}
+    yield usage_days, {**common, "category": category, "day_start": at - at % DAY_US}
     if event.run_id is not None:
         yield usage_phases, {**common, "run_id": event.run_id, "phase_id": event.phase_id or ""}
 
 
 def _add_to_sums(connection: Connection, event: UsageEvent, sums: Mapping[str, int]) -> None:
     for table, key in _keys_of(event):
-        connection.execute(_adding_to(table, connection.dialect.name), {**key, **sums})
+        _adding_to(table).run(connection, {**key, **sums})
 
 
 def _drop_empty_sums(connection: Connection, event: UsageEvent) -> None:
     # A later truth may name another model; a row that counts nothing any more would not come out of a rebuild.
     for table, key in _keys_of(event):
-        same_key = [table.c[name] == value for name, value in key.items()]
-        connection.execute(delete(table).where(*same_key, table.c.calls == 0))
+        _drop_empty(table).run(connection, {f"same_{name}": value for name, value in key.items()})
 
 
 @cache
-def _adding_to(table: Table, dialect_name: str) -> Executable:
-    """Insert a row of sums or add it to the one with its key. Built once: building it costs ten times what it runs."""
-    # Only the dialect in use is loaded: PostgreSQL's costs a third of what `autopack-mcp status` may take to start.
-    dialect = import_module(f"sqlalchemy.dialects.{dialect_name}")
-    row = dialect.insert(table)
-    added = {name: table.c[name] + row.excluded[name] for name in _SUMS}
-    statement: Executable = row.on_conflict_do_update(index_elements=list(table.primary_key), set_=added)
-    return statement
+def _adding_to(table: Table) -> BareStatement:
+    """Insert a row of sums or add it to the one with its key."""
+
+    def build(dialect: Dialect) -> ClauseElement:
+        # Only the dialect in use is loaded: PostgreSQL's costs a third of what `autopack-mcp status` may take to start.
+        row = import_module(f"sqlalchemy.dialects.{dialect.name}").insert(table)
+        added = {name: table.c[name] + row.excluded[name] for name in _SUMS}
+        statement: ClauseElement = row.on_conflict_do_update(index_elements=list(table.primary_key), set_=added)
+        return statement
+
+    return BareStatement(build)
+
+
+@cache
+def _drop_empty(table: Table) -> BareStatement:
+    same_key = [column == bindparam(f"same_{column.name}", type_=column.type) for column in table.primary_key]
+    return BareStatement(lambda _: delete(table).where(*same_key, table.c.calls == 0))

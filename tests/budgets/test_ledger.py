@@ -14,6 +14,7 @@ from autopack_mcp.budgets import ledger as operations
 from autopack_mcp.budgets.caps import ScopeCap, cap_in_window_of
 from autopack_mcp.budgets.ledger import Ledger, Reservation, RunFence, ScopeUse, scope_use
 from autopack_mcp.clock import ManualClock
+from autopack_mcp.config.settings import WindowCap
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.tables import breaches, reservations, usage_events
 from autopack_mcp.errors import Denial, ImpossibleTokenCounts, LeaseLost, UnknownCall, UsageConflict
@@ -21,9 +22,12 @@ from autopack_mcp.usage.event import TokenCounts, UsageEvent
 from tests.factories import (
     NOON,
     call_scope,
+    held_against,
     insert_run,
+    provider_settings,
     reservation,
     run_cap,
+    settings,
     token_counts,
     truth_of,
     usage_event,
@@ -45,7 +49,7 @@ class Book:
         self.now = NOON
 
     def reserve(self, promise: Reservation, *caps: ScopeCap, fence: RunFence | None = None) -> datetime | Denial:
-        return self.database.write_now(operations.reserve, promise, caps, fence, self.now)
+        return self.database.write_now(operations.reserve, promise, held_against(*caps), fence, self.now)
 
     def promised(self, promise: Reservation | None = None, *caps: ScopeCap) -> Reservation:
         promise = promise or reservation()
@@ -58,16 +62,16 @@ class Book:
         return denial
 
     def settle(self, event: UsageEvent, *caps: ScopeCap) -> None:
-        self.database.write_now(operations.settle, event, caps, self.now)
+        self.database.write_now(operations.settle, event, held_against(*caps), self.now)
 
     def release(self, call_id: str) -> bool:
         return self.database.write_now(operations.release, call_id, self.now)
 
     def expire(self) -> int:
-        return self.database.write_now(operations.expire_overdue, self.now)
+        return self.database.write_now(operations.expire_overdue, held_against(), self.now)
 
     def book_external(self, event: UsageEvent, *caps: ScopeCap) -> None:
-        self.database.write_now(operations.book_external, event, caps, self.now)
+        self.database.write_now(operations.book_external, event, held_against(*caps), self.now)
 
     def use(self, cap: ScopeCap, **scope: Any) -> ScopeUse:
         return self.database.read_now(scope_use, call_scope(**scope), cap, self.now)
@@ -294,7 +298,7 @@ def test_the_reservation_says_who_pays_whatever_the_event_says(book: Book) -> No
 
 def test_a_settle_that_is_undone_leaves_the_promise_held(book: Book) -> None:
     def settle_and_fail(connection: Connection, event: UsageEvent) -> None:
-        operations.settle(connection, event, (), NOON)
+        operations.settle(connection, event, held_against(), NOON)
         raise RuntimeError("the machine stops here")
 
     promise = book.promised()
@@ -646,12 +650,18 @@ def test_a_call_made_elsewhere_without_a_price_is_unpriced(book: Book) -> None:
 # Through the writer of a process
 
 
+def ledger_of(database: Database, clock: ManualClock, week_tokens: int) -> Ledger:
+    """A ledger under settings that cap openai's week."""
+    config = settings(provider_settings(WindowCap("week", tokens=week_tokens)))
+    return Ledger(database, clock, lambda: config)
+
+
 async def test_callers_at_once_get_exactly_what_the_cap_holds(database: Database, clock: ManualClock) -> None:
-    ledger, cap = Ledger(database, clock), window_cap(tokens=1_050)
+    ledger, cap = ledger_of(database, clock, 1_050), window_cap(tokens=1_050)
     outcomes: list[datetime | Denial] = []
 
     async def ask() -> None:
-        outcomes.append(await ledger.reserve(reservation(), [cap]))
+        outcomes.append(await ledger.reserve(reservation()))
 
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
@@ -662,23 +672,23 @@ async def test_callers_at_once_get_exactly_what_the_cap_holds(database: Database
 
 
 async def test_the_ledger_keeps_the_time_of_its_clock(database: Database, clock: ManualClock) -> None:
-    ledger, cap = Ledger(database, clock), window_cap(tokens=1_000)
+    ledger, cap = ledger_of(database, clock, 1_000), window_cap(tokens=1_000)
     settled, released, lost = reservation(), reservation(), reservation()
     with anyio.fail_after(10):
         for promise in (settled, released, lost):
-            assert await ledger.reserve(promise, [cap]) == clock.now()
-        await ledger.settle(truth_of(settled, tokens=70), [cap])
+            assert await ledger.reserve(promise) == clock.now()
+        await ledger.settle(truth_of(settled, tokens=70))
         assert await ledger.release(released.call_id)
         clock.advance(61)
         assert await ledger.expire_overdue() == 1
-        ledger.book_external(external(), [cap])
+        ledger.book_external(external())
         assert await database.read(scope_use, call_scope(), cap, NOON) == ScopeUse(270, 0, 500_000 * 2 + MILLI, 0)
 
 
 async def test_a_conflict_does_not_disturb_those_who_settle_at_the_same_time(
     database: Database, clock: ManualClock
 ) -> None:
-    ledger = Ledger(database, clock)
+    ledger = Ledger(database, clock, settings)
     promises = [reservation() for _ in range(10)]
     refused: list[Exception] = []
 
@@ -690,7 +700,7 @@ async def test_a_conflict_does_not_disturb_those_who_settle_at_the_same_time(
 
     with anyio.fail_after(10):
         for promise in promises:
-            await ledger.reserve(promise, [])
+            await ledger.reserve(promise)
         async with anyio.create_task_group() as tasks:
             for promise in promises:
                 tasks.start_soon(ledger.settle, truth_of(promise, tokens=10))

@@ -22,10 +22,10 @@ from random import Random
 from autopack_mcp.budgets import ledger
 from autopack_mcp.database.migrate import open_database
 from autopack_mcp.errors import Denial
-from tests.factories import NOON, reservation, truth_of, window_cap
+from tests.factories import NOON, held_against, reservation, truth_of, window_cap
 
 url, cap_tokens, biggest, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-random, database, caps, calls = Random(number), open_database(url), (window_cap(tokens=cap_tokens),), 0
+random, database, caps, calls = Random(number), open_database(url), held_against(window_cap(tokens=cap_tokens)), 0
 print("ready", flush=True)
 sys.stdin.readline()
 while True:

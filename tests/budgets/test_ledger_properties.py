@@ -32,7 +32,7 @@ from autopack_mcp.config.settings import FallbackStrategy, QuotaRouting, RoleMod
 from autopack_mcp.database.tables import breaches
 from autopack_mcp.errors import Denial, UsageConflict
 from autopack_mcp.usage.event import UsageEvent
-from tests.factories import NOON, call_scope, provider_settings, reservation, truth_of
+from tests.factories import NOON, call_scope, held_against, provider_settings, reservation, truth_of
 from tests.ledger_truth import counters, everything, rollups, true_rollups
 
 EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "50"))
@@ -114,7 +114,7 @@ class LedgerMachine(RuleBasedStateMachine):
         # A list: every cap is asked, also after one said no, because asking starts a shadow.
         answers = [self.fits(cap, asked) for cap in self.anchored(caps, self.now)]
         fits = all(answers)
-        outcome = ledger.reserve(self.connection, asked, caps, None, self.now)
+        outcome = ledger.reserve(self.connection, asked, held_against(*caps), None, self.now)
         assert isinstance(outcome, Denial) is not fits
         if fits:
             self.promises[asked.call_id] = Promise(asked, self.now)
@@ -140,15 +140,17 @@ class LedgerMachine(RuleBasedStateMachine):
         self.charged[event.call_id] = after = self.charge(promise, event)
         promise.state, promise.truth = "settled", event
         expected = self.expected_breaches(before, after, caps)
-        assert self.new_breaches(lambda: ledger.settle(self.connection, event, caps, self.now)) == expected
+        assert (
+            self.new_breaches(lambda: ledger.settle(self.connection, event, held_against(*caps), self.now)) == expected
+        )
 
     def settle_again(self, promise: Promise, event: UsageEvent, caps: tuple[ScopeCap, ...]) -> None:
         before = everything(self.connection)
         if promise.truth is not None and promise.truth.counts == event.counts:
-            ledger.settle(self.connection, event, caps, self.now)
+            ledger.settle(self.connection, event, held_against(*caps), self.now)
         else:
             with pytest.raises(UsageConflict):
-                ledger.settle(self.connection, event, caps, self.now)
+                ledger.settle(self.connection, event, held_against(*caps), self.now)
         assert everything(self.connection) == before
 
     @precondition(lambda self: self.promises)
@@ -164,7 +166,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def expire(self, after_s: int) -> None:
         self.now += timedelta(seconds=after_s)
         lost = [p for p in self.held() if p.reserved_at + timedelta(seconds=LEASE_S) < self.now]
-        assert ledger.expire_overdue(self.connection, self.now) == len(lost)
+        assert ledger.expire_overdue(self.connection, held_against(), self.now) == len(lost)
         for promise in lost:
             self.charged[promise.asked.call_id] = self.weight_of(promise)
             promise.state = "expired"
@@ -180,7 +182,10 @@ class LedgerMachine(RuleBasedStateMachine):
             scope, occurred_at, tokens, nano or 0, frozenset(scopes_of_call(scope, occurred_at))
         )
         expected = self.expected_breaches(replace(after, tokens=0, nano=0), after, caps)
-        assert self.new_breaches(lambda: ledger.book_external(self.connection, event, caps, self.now)) == expected
+        assert (
+            self.new_breaches(lambda: ledger.book_external(self.connection, event, held_against(*caps), self.now))
+            == expected
+        )
 
     # What must always hold
 

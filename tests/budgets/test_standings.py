@@ -11,7 +11,16 @@ from autopack_mcp.budgets.ledger import book_external, reserve
 from autopack_mcp.budgets.standings import CapStanding, ProviderStanding, provider_standings
 from autopack_mcp.config.settings import WindowCap
 from autopack_mcp.database.engine import Database
-from tests.factories import NOON, call_scope, provider_settings, reservation, settings, usage_event, window_cap
+from tests.factories import (
+    NOON,
+    call_scope,
+    held_against,
+    provider_settings,
+    reservation,
+    settings,
+    usage_event,
+    window_cap,
+)
 
 
 def standing(
@@ -68,8 +77,8 @@ def test_an_account_tells_its_fullest_cap_over_the_soft_limit_and_its_first_used
 def test_every_configured_account_is_read_with_what_is_settled_and_reserved(database: Database) -> None:
     config = settings(provider_settings(WindowCap("week", tokens=2_000), share="0.5"))
     caps = (window_cap(tokens=1_000),)
-    database.write_now(book_external, usage_event(), caps, NOON)
-    database.write_now(reserve, reservation(), caps, None, NOON)
+    database.write_now(book_external, usage_event(), held_against(*caps), NOON)
+    database.write_now(reserve, reservation(), held_against(*caps), None, NOON)
     found = database.read_now(provider_standings, config, NOON, lambda account: account.provider != "anthropic")
     assert set(found) == {"openai", "anthropic"}
     (cap,) = found["openai"].caps
@@ -81,8 +90,8 @@ def test_every_configured_account_is_read_with_what_is_settled_and_reserved(data
 def test_a_rehearsal_sees_its_own_shadow_beside_the_real_use(database: Database) -> None:
     config = settings(provider_settings(WindowCap("week", tokens=1_000)))
     rehearsed = call_scope(purpose="rehearsal")
-    database.write_now(book_external, usage_event(), (), NOON)
-    database.write_now(book_external, usage_event(scope=rehearsed), (), NOON)
+    database.write_now(book_external, usage_event(), held_against(), NOON)
+    database.write_now(book_external, usage_event(scope=rehearsed), held_against(), NOON)
     real = database.read_now(provider_standings, config, NOON, lambda _: True)
     shadow = database.read_now(provider_standings, config, NOON, lambda _: True, purpose="rehearsal", run_id="R1")
     assert real["openai"].caps[0].used_tokens == 100

@@ -28,6 +28,7 @@ from autopack_mcp.calls import CALL_TIMEOUT_S, LEASE_MARGIN_S
 from autopack_mcp.runs.supervision import SupervisorRecord, supervisor_of
 from tests.e2e.line import held_line
 from tests.e2e.scene import approval, events, held, of_auditor, of_builder, open_scene, script_phase, writes
+from tests.factories import held_against
 from tests.ledger_truth import assert_ledger_adds_up
 from tests.projects import a_plan, git, make_repository
 from tests.runs.house import Gate, House
@@ -174,8 +175,8 @@ async def assert_the_killed_call_is_charged_once(house: House, run_id: str) -> N
     assert {event["status"] for event in await database.read(events)} == {"ok"}
 
     later = now + timedelta(seconds=CALL_TIMEOUT_S + LEASE_MARGIN_S)
-    assert await database.write(expire_overdue, later) == 1
-    assert await database.write(expire_overdue, later) == 0
+    assert await database.write(expire_overdue, held_against(), later) == 1
+    assert await database.write(expire_overdue, held_against(), later) == 0
     [expired] = [event for event in await database.read(events) if event["status"] == "expired"]
     assert (expired["call_id"], expired["charged_tokens"]) == (lost["call_id"], promised)
     assert (await house.run(run_id)).tokens_used == run.tokens_used + promised

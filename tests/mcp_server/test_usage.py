@@ -23,7 +23,7 @@ from autopack_mcp.mcp_server.server import create_mcp_server
 from autopack_mcp.mcp_server.usage import usage_answer
 from autopack_mcp.summary.summaries import Summaries
 from autopack_mcp.summary.usage import UsageSummary, usage_summary
-from tests.factories import NOON, provider_settings, settings, token_counts, usage_event
+from tests.factories import NOON, held_against, provider_settings, settings, token_counts, usage_event
 from tests.mcp_server.conftest import Connect
 
 pytestmark = pytest.mark.anyio
@@ -55,7 +55,9 @@ async def usage(connect: Connect, server: MCPServer, **arguments: Any) -> dict[s
 async def test_provider_is_measured_against_its_allowance(
     connect: Connect, capped_server: MCPServer, database: Database
 ) -> None:
-    await database.write(book_external, usage_event(counts=token_counts(uncached_input=300, output=120)), (), NOON)
+    await database.write(
+        book_external, usage_event(counts=token_counts(uncached_input=300, output=120)), held_against(), NOON
+    )
     answer = await usage(connect, capped_server)
     assert answer["providers"][0] == {
         "provider": "openai",
@@ -87,7 +89,9 @@ async def test_provider_is_measured_against_its_allowance(
 async def test_full_cap_of_another_period_is_mentioned(
     connect: Connect, capped_server: MCPServer, database: Database
 ) -> None:
-    await database.write(book_external, usage_event(counts=token_counts(uncached_input=30, output=15)), (), NOON)
+    await database.write(
+        book_external, usage_event(counts=token_counts(uncached_input=30, output=15)), held_against(), NOON
+    )
     answer = await usage(connect, capped_server)
     assert answer["other_caps"] == [
         {
@@ -102,7 +106,7 @@ async def test_full_cap_of_another_period_is_mentioned(
 
 async def test_window_before_is_offset_minus_one(connect: Connect, server: MCPServer, database: Database) -> None:
     last_week = usage_event(occurred_at=NOON - timedelta(days=7))
-    await database.write(book_external, last_week, (), NOON - timedelta(days=7))
+    await database.write(book_external, last_week, held_against(), NOON - timedelta(days=7))
     assert (await usage(connect, server))["total_tokens"] == 0
     before = await usage(connect, server, period="week", offset=-1)
     assert (before["window"], before["total_tokens"]) == ("2026-W46", 100)
@@ -132,7 +136,7 @@ async def test_wrong_window_is_refused(
 
 @pytest.fixture
 def empty_usage(database: Database) -> UsageSummary:
-    database.write_now(book_external, usage_event(), (), NOON)
+    database.write_now(book_external, usage_event(), held_against(), NOON)
     return database.read_now(usage_summary, CAPPED, NOON)
 
 

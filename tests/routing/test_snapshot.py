@@ -37,6 +37,7 @@ from autopack_mcp.usage.prices import UnitPrices
 from tests.factories import (
     NOON,
     call_scope,
+    held_against,
     insert_phase,
     insert_run,
     provider_settings,
@@ -102,7 +103,7 @@ def test_a_price_is_worked_out_once_per_snapshot(database: Database) -> None:
         asked.append(model)
         return ALIKE
 
-    database.write_now(book_external, usage_event(counts=token_counts(output=900)), (), NOON)
+    database.write_now(book_external, usage_event(counts=token_counts(output=900)), held_against(), NOON)
     of = database.read_now(read_snapshot, CAPPED, NOON, has_every_key, price)
     answers = {choose(of, "builder", category, "high").model for category in ("a", "b", "c")}
     assert (answers, sorted(asked)) == ({"claude"}, ["claude", "gpt-big"])
@@ -139,7 +140,7 @@ def _write(connection: Connection, used: int, *, run_wide: bool, for_all: bool) 
     insert_run(connection, model_map=model_map_to_json(current_model_map(CAPPED, ())))
     insert_phase(connection, task_category="ui")
     counts = token_counts(uncached_input=used, output=0)
-    book_external(connection, usage_event(counts=counts, scope=call_scope(run_id="R0")), (), NOON)
+    book_external(connection, usage_event(counts=counts, scope=call_scope(run_id="R0")), held_against(), NOON)
     if run_wide:
         add_override(connection, override("gpt-small", "ui:*", "builder", run_id="R1"), "test")
     if for_all:

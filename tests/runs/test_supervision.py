@@ -37,7 +37,7 @@ from autopack_mcp.runs.supervision import (
     take_over,
 )
 from autopack_mcp.runs.supervisor import RUN_LEASE_S, RUNS_AT_ONCE, Supervisor
-from tests.factories import NOON, insert_run, insert_supervisor
+from tests.factories import NOON, insert_run, insert_supervisor, settings
 
 anyio_test = pytest.mark.anyio
 LIMIT_S = 10
@@ -150,7 +150,7 @@ class Desk:
             lock_file=lock_file,
             database=database,
             clock=clock,
-            ledger=Ledger(database, clock),
+            ledger=Ledger(database, clock, settings),
             visible_keys=lambda: ("A_KEY",),
             make_driver=self._made,
             heartbeat_s=heartbeat_s,

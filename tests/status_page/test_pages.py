@@ -15,6 +15,7 @@ from autopack_mcp.runs.store import record_event
 from autopack_mcp.status_page.pages import RUNS_PER_PAGE
 from tests.factories import (
     NOON,
+    held_against,
     insert_attempt,
     insert_phase,
     insert_run,
@@ -42,8 +43,8 @@ def busy_run(connection: Connection) -> None:
     """R1 with calls, a call in flight, a note and an event."""
     a_run(connection)
     insert_attempt(connection, "P1", builder_model="gpt-big", auditor_model="claude")
-    book_external(connection, usage_event(cost_nano=420_000_000), (run_cap(tokens=1_000),), NOON)
-    reserve(connection, reservation(bound_input=200, bound_output=50), (run_cap(tokens=1_000),), None, NOON)
+    book_external(connection, usage_event(cost_nano=420_000_000), held_against(run_cap(tokens=1_000)), NOON)
+    reserve(connection, reservation(bound_input=200, bound_output=50), held_against(run_cap(tokens=1_000)), None, NOON)
     note = add_note(connection, "R1", "Skip the <UI> tests.", "tool", "ann", NOON)
     mark_delivered(connection, [note], "P1", NOON)
     record_event(connection, "R1", NOON, "phase", "3 files changed", "P2", 1, "applying", "verifying")

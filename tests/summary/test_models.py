@@ -34,7 +34,16 @@ from autopack_mcp.summary.models import (
     model_mapping,
     phase_model_changes,
 )
-from tests.factories import NOON, insert_phase, insert_run, provider_settings, settings, token_counts, usage_event
+from tests.factories import (
+    NOON,
+    held_against,
+    insert_phase,
+    insert_run,
+    provider_settings,
+    settings,
+    token_counts,
+    usage_event,
+)
 
 
 def sources(of: Settings | None = None, *missing_keys: str) -> RoutingSources:
@@ -133,7 +142,7 @@ def test_overrides_in_force_are_listed_the_runs_own_first(database: Database) ->
 
 def test_choices_and_standings_tell_the_state_of_every_provider(database: Database) -> None:
     event = usage_event(counts=token_counts(uncached_input=85, output=0))
-    database.write_now(book_external, event, (), NOON)
+    database.write_now(book_external, event, held_against(), NOON)
     of = settings(provider_settings(WindowCap("week", 100)))
     answer = database.read_now(model_mapping, sources(of, "anthropic"), NOON, None)
     assert [(one.model, one.state) for one in answer.choices] == [
@@ -146,7 +155,7 @@ def test_choices_and_standings_tell_the_state_of_every_provider(database: Databa
 
 
 def test_a_used_up_cap_is_said_of_its_provider(database: Database) -> None:
-    database.write_now(book_external, usage_event(cost_nano=NANO_PER_USD), (), NOON)
+    database.write_now(book_external, usage_event(cost_nano=NANO_PER_USD), held_against(), NOON)
     of = settings(provider_settings(WindowCap("day", nano_usd=NANO_PER_USD)))
     answer = mapping(database, of)
     assert next(one.state for one in answer.standings if one.provider == "openai") == "cap reached"

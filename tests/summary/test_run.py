@@ -21,6 +21,7 @@ from autopack_mcp.summary.run import EVENTS_SHOWN, NAME_LIMIT, RunSummary, run_s
 from tests.factories import (
     NOON,
     call_scope,
+    held_against,
     insert_attempt,
     insert_phase,
     insert_run,
@@ -71,8 +72,8 @@ def test_a_run_without_phases_stands_at_zero(database: Database) -> None:
 def test_tokens_used_are_what_counts_against_the_cap_and_reserved_ones_stand_apart(database: Database) -> None:
     with_run(database, token_cap=1_000, cost_cap_nano=5_000_000_000)
     cap = run_cap(tokens=1_000, nano_usd=5_000_000_000)
-    database.write_now(book_external, usage_event(cost_nano=420_000_000), (cap,), NOON)
-    database.write_now(reserve, reservation(bound_input=200, bound_output=50), (cap,), None, NOON)
+    database.write_now(book_external, usage_event(cost_nano=420_000_000), held_against(cap), NOON)
+    database.write_now(reserve, reservation(bound_input=200, bound_output=50), held_against(cap), None, NOON)
     run = summary(database)
     assert (run.tokens_used, run.tokens_reserved, run.token_cap) == (100, 250, 1_000)
     assert (run.cost_usd, run.charged_usd, run.cost_cap_usd) == (Decimal("0.42"), Decimal("0.42"), Decimal(5))
@@ -80,15 +81,15 @@ def test_tokens_used_are_what_counts_against_the_cap_and_reserved_ones_stand_apa
 
 def test_an_uncapped_run_shows_what_it_used_all_the_same(database: Database) -> None:
     with_run(database)
-    database.write_now(book_external, usage_event(), (), NOON)
-    database.write_now(reserve, reservation(bound_input=1, bound_output=2), (), None, NOON)
+    database.write_now(book_external, usage_event(), held_against(), NOON)
+    database.write_now(reserve, reservation(bound_input=1, bound_output=2), held_against(), None, NOON)
     run = summary(database)
     assert (run.tokens_used, run.tokens_reserved, run.token_cap, run.cost_cap_usd) == (100, 3, None, None)
 
 
 def test_unpriced_calls_are_counted_and_not_taken_for_free(database: Database) -> None:
     with_run(database)
-    database.write_now(book_external, usage_event(cost_nano=None), (), NOON)
+    database.write_now(book_external, usage_event(cost_nano=None), held_against(), NOON)
     run = summary(database)
     assert (run.cost_usd, run.unpriced_calls) == (None, 1)
 
@@ -96,8 +97,8 @@ def test_unpriced_calls_are_counted_and_not_taken_for_free(database: Database) -
 def test_a_rehearsal_shows_rehearsed_numbers_and_says_that_it_is_one(database: Database) -> None:
     with_run(database, is_rehearsal=True)
     database.write_now(insert_phase)
-    database.write_now(book_external, usage_event(scope=call_scope(purpose="rehearsal")), (), NOON)
-    database.write_now(book_external, usage_event(counts=token_counts(output=7_777)), (), NOON)
+    database.write_now(book_external, usage_event(scope=call_scope(purpose="rehearsal")), held_against(), NOON)
+    database.write_now(book_external, usage_event(counts=token_counts(output=7_777)), held_against(), NOON)
     run = summary(database)
     assert (run.is_rehearsal, run.tokens_used, run.phases[0].tokens_used) == (True, 100, 100)
 
@@ -106,8 +107,8 @@ def test_each_phase_has_its_own_tokens_cost_and_models(database: Database) -> No
     with_run(database)
     for index in (1, 2):
         database.write_now(insert_phase, index, state="succeeded", attempt=2, is_verified=index == 1)
-    database.write_now(book_external, usage_event(), (), NOON)
-    database.write_now(book_external, usage_event(scope=call_scope(role="auditor"), cost_nano=1), (), NOON)
+    database.write_now(book_external, usage_event(), held_against(), NOON)
+    database.write_now(book_external, usage_event(scope=call_scope(role="auditor"), cost_nano=1), held_against(), NOON)
     database.write_now(insert_attempt, "P1", 1, state="rejected", builder_model="old", auditor_model="old judge")
     database.write_now(insert_attempt, "P1", 2, builder_model="new")
     first, second = summary(database).phases

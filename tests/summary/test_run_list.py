@@ -13,7 +13,7 @@ from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import RequestRefused
 from autopack_mcp.summary.run import RunList, RunSummary, run_summary
 from autopack_mcp.summary.run_list import RUNS_LIMIT, current_run, current_run_id, list_runs
-from tests.factories import NOON, call_scope, insert_phase, insert_run, insert_supervisor, usage_event
+from tests.factories import NOON, call_scope, held_against, insert_phase, insert_run, insert_supervisor, usage_event
 
 
 def add_runs(database: Database, **states: str) -> None:
@@ -72,8 +72,8 @@ def test_a_line_agrees_with_the_summary_of_its_run(database: Database) -> None:
     database.write_now(insert_supervisor)
     for index, state in enumerate(("succeeded", "skipped", "failed"), start=1):
         database.write_now(insert_phase, index, state=state)
-    database.write_now(book_external, usage_event(cost_nano=None), (), NOON)
-    database.write_now(book_external, usage_event(), (), NOON)
+    database.write_now(book_external, usage_event(cost_nano=None), held_against(), NOON)
+    database.write_now(book_external, usage_event(), held_against(), NOON)
     (line,) = database.read_now(list_runs, NOON, 3, None).runs
     whole = database.read_now(run_summary, "R1", NOON)
     assert (line.percent_complete, line.tokens_used, line.cost_usd) == (66.7, 200, Decimal("0.0005"))
@@ -84,7 +84,7 @@ def test_a_line_agrees_with_the_summary_of_its_run(database: Database) -> None:
 
 def test_a_rehearsal_stands_in_the_list_with_its_own_numbers(database: Database) -> None:
     database.write_now(insert_run, is_rehearsal=True)
-    database.write_now(book_external, usage_event(scope=call_scope(purpose="rehearsal")), (), NOON)
+    database.write_now(book_external, usage_event(scope=call_scope(purpose="rehearsal")), held_against(), NOON)
     (line,) = database.read_now(list_runs, NOON, 3, None).runs
     assert (line.is_rehearsal, line.tokens_used) == (True, 100)
 

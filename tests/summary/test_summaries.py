@@ -17,7 +17,7 @@ from autopack_mcp.routing.model_map import current_model_map, model_map_to_json
 from autopack_mcp.summary.run import RunSummary
 from autopack_mcp.summary.shown import plain
 from autopack_mcp.summary.summaries import Summaries
-from tests.factories import NOON, insert_phase, insert_run, insert_supervisor, settings, usage_event
+from tests.factories import NOON, held_against, insert_phase, insert_run, insert_supervisor, settings, usage_event
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +36,7 @@ def summaries(database: Database, clock: ManualClock) -> Summaries:
 def run_id(database: Database) -> str:
     database.write_now(insert_run, model_map=model_map_to_json(current_model_map(settings(), ())))
     database.write_now(insert_phase)
-    database.write_now(book_external, usage_event(), (), NOON)
+    database.write_now(book_external, usage_event(), held_against(), NOON)
     return "R1"
 
 

@@ -18,6 +18,7 @@ from autopack_mcp.usage.event import UsageEvent
 from tests.factories import (
     NOON,
     call_scope,
+    held_against,
     provider_settings,
     reservation,
     settings,
@@ -35,7 +36,7 @@ def capped(tokens: int | None = 1_000, *, share: str = "1", nano_usd: int | None
 
 def book(database: Database, *events: UsageEvent) -> None:
     for event in events:
-        database.write_now(book_external, event, (), NOON)
+        database.write_now(book_external, event, held_against(), NOON)
 
 
 def spend(database: Database, tokens: int, **overrides: Any) -> None:
@@ -52,7 +53,7 @@ def openai(summary: UsageSummary) -> ProviderUsage:
 
 def test_used_is_settled_plus_reserved_against_the_allowance(database: Database) -> None:
     spend(database, 300)
-    database.write_now(reserve, reservation(bound_input=100, bound_output=50), (), None, NOON)
+    database.write_now(reserve, reservation(bound_input=100, bound_output=50), held_against(), None, NOON)
     row = openai(usage(database, capped(1_001, share="0.5")))
     assert (row.configured_cap_tokens, row.cap_tokens) == (1_001, 500)
     assert (row.charged_tokens, row.reserved_tokens, row.percent_of_cap, row.level) == (300, 150, 90.0, "critical")
@@ -63,10 +64,13 @@ def test_what_the_summary_shows_is_what_the_ledger_compares(database: Database) 
     of = capped(1_000)
     cap = window_cap(tokens=1_000)
     spend(database, 600)
-    assert database.write_now(reserve, reservation(bound_input=300, bound_output=100), (cap,), None, NOON) == NOON
+    assert (
+        database.write_now(reserve, reservation(bound_input=300, bound_output=100), held_against(cap), None, NOON)
+        == NOON
+    )
     row = openai(usage(database, of))
     assert (row.percent_of_cap, row.level) == (100.0, "critical")
-    denial = database.write_now(reserve, reservation(bound_input=1, bound_output=0), (cap,), None, NOON)
+    denial = database.write_now(reserve, reservation(bound_input=1, bound_output=0), held_against(cap), None, NOON)
     assert denial != NOON
 
 
@@ -128,7 +132,7 @@ def test_last_week_holds_last_weeks_calls_and_no_present_caps(database: Database
 
 def test_a_call_in_flight_over_midnight_stays_in_the_window_it_was_reserved_in(database: Database) -> None:
     yesterday = NOON - timedelta(days=1)
-    database.write_now(reserve, reservation(), (), None, yesterday)
+    database.write_now(reserve, reservation(), held_against(), None, yesterday)
     assert openai(usage(database, capped(), "day", -1)).reserved_tokens == 100
     assert openai(usage(database, capped(), "day")).reserved_tokens == 0
 
@@ -160,13 +164,13 @@ def test_a_cap_over_its_soft_limit_says_so(database: Database) -> None:
 
 def test_breaches_of_the_window_are_counted_and_shadow_caps_are_not(database: Database) -> None:
     cap = window_cap(tokens=10)
-    database.write_now(book_external, usage_event(), (cap,), NOON)
+    database.write_now(book_external, usage_event(), held_against(cap), NOON)
     shadow = call_scope(purpose="rehearsal")
     shadow_cap = window_cap(tokens=10)
     shadow_cap = type(shadow_cap)(
         f"rehearsal/R1/{cap.scope}", "provider", "", 10, None, "week", "openai", cap.resets_at
     )
-    database.write_now(book_external, usage_event(scope=shadow), (shadow_cap,), NOON)
+    database.write_now(book_external, usage_event(scope=shadow), held_against(shadow_cap), NOON)
     assert usage(database, capped()).breaches == 1
     assert usage(database, capped(), offset=-1).breaches == 0
 

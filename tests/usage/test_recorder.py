@@ -12,7 +12,7 @@ from sqlalchemy import Connection, RowMapping, select
 
 from autopack_mcp.budgets.breaches import count_breaches
 from autopack_mcp.budgets.caps import ScopeCap
-from autopack_mcp.budgets.ledger import Ledger
+from autopack_mcp.budgets.ledger import book_external
 from autopack_mcp.clock import ManualClock
 from autopack_mcp.config.settings import ModelPrice
 from autopack_mcp.database.engine import Database
@@ -22,7 +22,7 @@ from autopack_mcp.usage.event import UsageEvent, UsageLine
 from autopack_mcp.usage.prices import PriceBook
 from autopack_mcp.usage.recorder import UsageRecorder
 from autopack_mcp.usage.windows import window_at
-from tests.factories import NOON, token_counts, usage_event, window_cap
+from tests.factories import NOON, held_against, token_counts, usage_event, window_cap
 from tests.ledger_truth import assert_ledger_adds_up, everything
 
 OWN = PriceBook({"gpt-4o": ModelPrice(Decimal(2), Decimal(10)), "gpt-4o-mini": ModelPrice(Decimal(1), Decimal(1))})
@@ -35,8 +35,10 @@ def opened(database: Database, clock: ManualClock) -> Opened:
     """A recorder over this test's database, with these prices and caps."""
 
     def open_recorder(prices: PriceBook = OWN, *caps: ScopeCap) -> UsageRecorder:
-        ledger = Ledger(database, clock)
-        return UsageRecorder(lambda event: ledger.book_external(event, caps), lambda: prices)
+        def book(event: UsageEvent) -> None:
+            database.write_now(book_external, event, held_against(*caps), clock.now())
+
+        return UsageRecorder(book, lambda: prices)
 
     return open_recorder
 

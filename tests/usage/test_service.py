@@ -25,14 +25,14 @@ from autopack_mcp.usage.service import (
     usage_by_role,
     usage_of_run,
 )
-from tests.factories import NOON, call_scope, token_counts, usage_event
+from tests.factories import NOON, call_scope, held_against, token_counts, usage_event
 
 WEEK = asked_window("week", 0, NOON)
 
 
 def book(database: Database, *events: UsageEvent) -> None:
     for event in events:
-        database.write_now(book_external, event, (), NOON)
+        database.write_now(book_external, event, held_against(), NOON)
 
 
 @pytest.fixture
