@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Set
+from dataclasses import dataclass
 from typing import Literal
 
 from autopack_mcp.config.settings import COMPLEXITIES, Complexity
@@ -30,10 +31,14 @@ PHASE_KEYS = (
     "allowed_paths",
     "context_paths",
     "verify",
+    "token_cap",
+    "cost_cap_usd",
     "rehearsal",
 )
 PHASE_OLD_KEYS = ("phase_id", "task_category")
 REHEARSAL_KEYS = ("files", "reject_first")
+
+_NO_CAP = "For no cap leave the key out."
 
 # Ids become parts of git refs and trailers, so they keep to what both allow.
 _ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,63}(?<![.])(?<!\.lock)\Z")
@@ -41,11 +46,20 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 PathKind = Literal["pattern", "file"]
 
 
-class PhaseReader:
-    """Reads the phases of one plan, each once, in any order."""
+@dataclass(frozen=True, slots=True)
+class SpendingCaps:
+    """The caps of a run or of a phase as its plan gives them: tokens and integer nano-dollars, None where uncapped."""
 
-    def __init__(self, known_categories: Set[str]) -> None:
+    tokens: int | None = None
+    nano_usd: int | None = None
+
+
+class PhaseReader:
+    """Reads the phases of one plan, each once, in any order; ``run_caps`` are those that the plan has for the run."""
+
+    def __init__(self, known_categories: Set[str], run_caps: SpendingCaps) -> None:
         self._known_categories = known_categories
+        self._run_caps = run_caps
         self._lines_of_ids: dict[str, int] = {}
 
     def phase(self, section: Section) -> PhaseSpec | None:
@@ -57,6 +71,7 @@ class PhaseReader:
             allowed_paths=tuple(workspace_paths(section, "allowed_paths")),
             context_paths=tuple(workspace_paths(section, "context_paths")),
             verify=verify_command(section, "verify"),
+            caps=self._caps(section),
             rehearsal=_rehearsal(section),
         )
 
@@ -68,6 +83,7 @@ class PhaseReader:
         allowed_paths: tuple[str, ...],
         context_paths: tuple[str, ...],
         verify: str | None,
+        caps: SpendingCaps = SpendingCaps(),
         rehearsal: RehearsalScript | None = None,
     ) -> PhaseSpec | None:
         """The phase, with the keys that both kinds of plan write alike; None when it has no usable id."""
@@ -90,7 +106,19 @@ class PhaseReader:
             context_paths=context_paths,
             verify=verify,
             rehearsal=rehearsal,
+            token_cap=caps.tokens,
+            cost_cap_nano=caps.nano_usd,
         )
+
+    def _caps(self, section: Section) -> SpendingCaps:
+        caps, run = spending_caps(section), self._run_caps
+        for key, of_phase, of_run in (
+            ("token_cap", caps.tokens, run.tokens),
+            ("cost_cap_usd", caps.nano_usd, run.nano_usd),
+        ):
+            if of_phase is not None and of_run is not None and of_phase > of_run:
+                section.warn_once(key, f"is above the run's own {key}, which stops this phase first.")
+        return caps
 
     def _category(self, section: Section) -> str:
         _, key = spelled((section,), ("category", "task_category"))
@@ -128,6 +156,11 @@ def read_id(section: Section, spellings: tuple[str, ...], taken: dict[str, int])
         return None
     taken[found] = section.line(key)
     return found
+
+
+def spending_caps(section: Section) -> SpendingCaps:
+    """``token_cap`` and ``cost_cap_usd``, of a run or of a phase."""
+    return SpendingCaps(section.whole("token_cap", zero_hint=_NO_CAP), section.nano_usd("cost_cap_usd"))
 
 
 def verify_command(section: Section, key: str) -> str | None:

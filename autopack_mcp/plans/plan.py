@@ -33,7 +33,10 @@ class RehearsalScript:
 
 @dataclass(frozen=True, slots=True)
 class PhaseSpec:
-    """One planned change. ``verify`` replaces the plan's command; ``allowed_paths`` are globs, none means anywhere."""
+    """One planned change. ``verify`` replaces the plan's command; ``allowed_paths`` are globs, none means anywhere.
+
+    Caps are for this phase alone, all its attempts together, beside the run's: tokens and integer nano-dollars.
+    """
 
     phase_id: str
     name: str
@@ -45,6 +48,8 @@ class PhaseSpec:
     context_paths: tuple[str, ...] = ()
     verify: str | None = None
     rehearsal: RehearsalScript | None = None
+    token_cap: int | None = None
+    cost_cap_nano: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,10 @@ from autopack_mcp.plans.phases import (
     PHASE_OLD_KEYS,
     REHEARSAL_KEYS,
     PhaseReader,
+    SpendingCaps,
     checked_command,
     read_id,
+    spending_caps,
     verify_command,
 )
 from autopack_mcp.plans.plan import ATTEMPTS_LIMIT, UNVERIFIED, VERIFY_TIMEOUT_S, Plan, TierSpec
@@ -55,7 +57,6 @@ KEYS = {
 }
 OLD_KEYS = {"tiers": ("tier_id",), "phases": PHASE_OLD_KEYS}
 
-_NO_CAP = "Leave the key out for no cap."
 _REVISION = re.compile(r"[A-Za-z0-9@][A-Za-z0-9._/@{}^~-]{0,199}\Z")  # No leading dash: git would read an option.
 
 
@@ -84,9 +85,8 @@ def load_plan(
     root = findings.root()
     plan = None
     if root is not None:
-        reader = PhaseReader(known_categories)
-        place = _repository(root, repository, folder)
-        plan = _request(root, reader, place, verify) if is_run_request(root) else _native(root, reader, place, verify)
+        read = _request if is_run_request(root) else _native
+        plan = read(root, known_categories, _repository(root, repository, folder), verify)
     if plan is None or findings.has_errors:
         raise PlanError(findings.problems)
     return plan
@@ -113,9 +113,10 @@ def load_plan_file(
     )
 
 
-def _native(root: Section, reader: PhaseReader, repository: str, verify: str | None) -> Plan:
+def _native(root: Section, known_categories: Set[str], repository: str, verify: str | None) -> Plan:
     root.refuse_unknown(KEYS[""])
-    tiers = _tiers(root, reader)
+    caps = spending_caps(root)
+    tiers = _tiers(root, PhaseReader(known_categories, caps))
     return Plan(
         name=root.text("name", limit=NAME_LIMIT) or PurePath(root.source).stem,
         repository=repository,
@@ -123,8 +124,8 @@ def _native(root: Section, reader: PhaseReader, repository: str, verify: str | N
         tiers=tiers,
         base=_base(root),
         setup=root.text("setup", limit=COMMAND_LIMIT, lines=True),
-        token_cap=root.whole("token_cap", zero_hint=_NO_CAP),
-        cost_cap_nano=root.nano_usd("cost_cap_usd"),
+        token_cap=caps.tokens,
+        cost_cap_nano=caps.nano_usd,
         attempts_limit=root.whole("attempts_limit", most=ATTEMPTS_MOST) or ATTEMPTS_LIMIT,
         on_failure=root.choice("on_failure", ("stop", "continue"), "stop"),
         verify_timeout_s=root.whole("verify_timeout_s", most=VERIFY_TIMEOUT_MOST_S) or VERIFY_TIMEOUT_S,
@@ -134,14 +135,15 @@ def _native(root: Section, reader: PhaseReader, repository: str, verify: str | N
     )
 
 
-def _request(root: Section, reader: PhaseReader, repository: str, verify: str | None) -> Plan:
-    tiers = request_tiers(root, reader, phases_limit=PHASES_LIMIT)
+def _request(root: Section, known_categories: Set[str], repository: str, verify: str | None) -> Plan:
+    caps = SpendingCaps(request_token_cap(root))
+    tiers = request_tiers(root, PhaseReader(known_categories, caps), phases_limit=PHASES_LIMIT)
     return Plan(
         name=request_name(root, root.source),
         repository=repository,
         verify=_verify(root, None, verify, tiers),
         tiers=tiers,
-        token_cap=request_token_cap(root),
+        token_cap=caps.tokens,
         source=root.source,
         warnings=root.findings.problems,
     )

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
+from autopack_mcp.budgets.call_rules import caps_of_run
 from autopack_mcp.budgets.caps import RunCaps
 from autopack_mcp.errors import RunNotFound
 from autopack_mcp.routing.model_map import model_map_from_json
@@ -22,7 +23,8 @@ def run_rules(
 ) -> RunRules | None:
     """The rules of a run of the database at a moment; None for an id that is only a library caller's label.
 
-    For an attempt at a phase, the overrides are those of the moment that ``chosen_at`` names.
+    For an attempt at a phase, the overrides are those of the moment that ``chosen_at`` names. ``phase_id`` also says
+    whose own caps stand beside the run's.
     """
     try:
         run = run_by_id(connection, run_id)
@@ -32,6 +34,6 @@ def run_rules(
         run_id=run_id,
         model_map=model_map_from_json(model_map_of_run(connection, run_id)),
         overrides=overrides_in_force(connection, run_id, chosen_at(connection, run_id, phase_id, attempt) or now),
-        caps=RunCaps(run.token_cap, run.cost_cap_nano),
+        caps=caps_of_run(connection, run_id, phase_id) or RunCaps(),
         is_rehearsal=run.is_rehearsal,
     )

@@ -17,6 +17,7 @@ from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.database.tables import attempts, phases, run_events, runs
 from autopack_mcp.errors import IllegalTransition, LeaseLost, RunNotFound
 from autopack_mcp.plans.plan import Plan
+from autopack_mcp.runs.own_caps import insert_phase_caps
 from autopack_mcp.runs.records import AttemptRecord, PhaseRecord, RunEventRecord, RunRecord
 from autopack_mcp.runs.states import (
     RUN_ACTIVE,
@@ -134,10 +135,11 @@ def events_of_run(connection: Connection, run_id: str, limit: int) -> tuple[RunE
 
 
 def insert_run(connection: Connection, new: NewRun, at: datetime) -> None:
-    """Put a run into the queue, with all its phases."""
+    """Put a run into the queue, with all its phases and their caps."""
     why = "waiting for the supervisor"
     connection.execute(insert(runs).values(**_run_row(new), state="queued", why=why, created_at=at, updated_at=at))
     connection.execute(insert(phases), _phase_rows(new))
+    insert_phase_caps(connection, new.run_id, new.plan.phases)
     record_event(connection, new.run_id, at, "run", why, to_state="queued")
 
 

@@ -71,6 +71,8 @@ tiers:
         allowed_paths: [src/, ./README.md]
         context_paths: [docs/*.md]
         verify: make docs
+        token_cap: 60_000
+        cost_cap_usd: 0.75
         rehearsal:
           files: {README.md: "text\\n", empty.txt: ""}
           reject_first: no
@@ -113,6 +115,8 @@ def test_every_key_of_a_plan_is_read(repository: Path) -> None:
                         context_paths=("docs/*.md",),
                         verify="make docs",
                         rehearsal=RehearsalScript({"README.md": "text\n", "empty.txt": ""}, "no"),
+                        token_cap=60_000,
+                        cost_cap_nano=750_000_000,
                     ),
                 ),
                 "of two",
@@ -238,7 +242,7 @@ def test_an_empty_command_that_was_given_is_refused(repository: Path) -> None:
 @pytest.mark.parametrize(
     "line, expected",
     [
-        ("token_cap: 0", "token_cap: must be at least 1, not 0. Leave the key out for no cap."),
+        ("token_cap: 0", "token_cap: must be at least 1, not 0. For no cap leave the key out."),
         ("token_cap: lots", "token_cap: must be a whole number, not 'lots'."),
         ("cost_cap_usd: 0", "cost_cap_usd: must be an amount of dollars above 0, not 0. For no cap leave the key out."),
         ("cost_cap_usd: -1.5", "cost_cap_usd: must be an amount of dollars above 0, not -1.5."),
@@ -275,6 +279,12 @@ def test_a_mistake_in_the_head_of_a_plan_is_said_with_its_key(repository: Path, 
         ("id: p, acceptance_criteria: one", "acceptance_criteria: must be a list, not 'one'."),
         ("id: p, description: ''", "description: must not be empty."),
         ("id: p, verify: true", "verify: must be text, not true."),
+        ("id: p, token_cap: 0", "token_cap: must be at least 1, not 0. For no cap leave the key out."),
+        ("id: p, token_cap: -1", "token_cap: must be at least 1, not -1."),
+        ("id: p, token_cap: 1.5", "token_cap: must be a whole number, not 1.5."),
+        ("id: p, cost_cap_usd: 0", "cost_cap_usd: must be an amount of dollars above 0, not 0. For no cap leave the"),
+        ("id: p, cost_cap_usd: .nan", "cost_cap_usd: must be a number, not '.nan'."),
+        ("id: p, tokens_cap: 5", "tokens_cap: is not known here. Did you mean 'token_cap'?"),
         ("id: p, alowed_paths: []", "alowed_paths: is not known here. Did you mean 'allowed_paths'?"),
         ("id: p, allowed_paths: [/etc/passwd]", "allowed_paths[0]: '/etc/passwd' is not relative to the repository."),
         ("id: p, allowed_paths: ['~/x']", "allowed_paths[0]: '~/x' is not relative to the repository."),
@@ -377,6 +387,39 @@ tiers:
         ),
         "plan.yaml:5: warning: tiers[0].phases[0].complexity: 'enormous' is not low, medium or high; medium is used.",
     ]
+
+
+def test_a_phase_cap_above_the_cap_of_the_run_is_a_warning_with_its_lines(repository: Path) -> None:
+    text = """verify: none
+token_cap: 100
+cost_cap_usd: 2
+tiers:
+  - id: t
+    phases:
+      - {id: a, name: n, token_cap: 100, cost_cap_usd: 2.01}
+      - id: b
+        name: n
+        token_cap: 101
+      - {id: c, name: n, token_cap: 102, cost_cap_usd: 2}
+"""
+    plan = plan_of(text, repository=repository)
+    assert [phase.token_cap for phase in plan.phases] == [100, 101, 102]
+    assert [str(warning) for warning in plan.warnings] == [
+        (
+            "plan.yaml:7: warning: tiers[0].phases[0].cost_cap_usd: is above the run's own cost_cap_usd, which stops "
+            "this phase first."
+        ),
+        (
+            "plan.yaml:10: warning: tiers[0].phases[1].token_cap: is above the run's own token_cap, which stops this "
+            "phase first. (Also on line 11.)"
+        ),
+    ]
+
+
+def test_a_phase_may_be_capped_where_the_run_is_not(repository: Path) -> None:
+    plan = plan_of(one_phase("token_cap: 9, cost_cap_usd: 0.000000001"), repository=repository)
+    assert (plan.token_cap, plan.warnings) == (None, ())
+    assert (plan.phases[0].token_cap, plan.phases[0].cost_cap_nano) == (9, 1)
 
 
 def test_every_problem_is_reported_at_once_with_its_line(tmp_path: Path) -> None:
