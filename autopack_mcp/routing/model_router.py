@@ -1,27 +1,26 @@
 """Chooses the model for a question and says why: one pure function for choosing and for showing.
 
-It owns the precedence of rules (contract 10 to 13) over a snapshot in memory. It spends nothing and reserves nothing; a
-choice may still be denied by the ledger, which alone knows the caps to the token.
+It owns what quota does to a choice (contract 11 to 13), over a snapshot in memory; ``precedence`` says which rule names
+the model first. It spends nothing and reserves nothing; a choice may still be denied by the ledger, which alone knows
+the caps to the token.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from autopack_mcp.budgets.standings import CapStanding, ProviderStanding
-from autopack_mcp.config.settings import ModelSettings, RoleModels, family_model
+from autopack_mcp.config.settings import ModelSettings, family_model
 from autopack_mcp.errors import NoRoute
 from autopack_mcp.routing.model_map import ModelMap
-from autopack_mcp.routing.overrides import Override, overrides_of_context, winning_override
+from autopack_mcp.routing.overrides import Override, overrides_of_context
+from autopack_mcp.routing.precedence import CORE_ROLES, Rule, first_named
 from autopack_mcp.usage.prices import UnitPrices
 
-Rule = Literal["run override", "global override", "category", "high risk default", "agent", "complexity", "fallback"]
-
-CORE_ROLES = ("builder", "auditor")
 _AGENT = re.compile(r"agent:.+")
 
 
@@ -71,6 +70,15 @@ class Choice:
     state: str
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One model of a fallback chain; without an ``objection`` it may take over. No provider: it is in no catalog."""
+
+    model: str
+    provider: str | None
+    objection: str | None
+
+
 class ModelRouter:
     """Answers from the snapshot that ``snapshot`` gives for a run context (a run's id and overrides)."""
 
@@ -104,8 +112,9 @@ def choose(
     """See ``ModelRouter.select_model``; the same answer for the same snapshot, always."""
     if role not in CORE_ROLES and not _AGENT.fullmatch(role):
         raise NoRoute(role, category, complexity, "the role is not builder, auditor or agent:<name>.")
-    of_run = snapshot.run_overrides + overrides_of_context(run_context) if run_context else snapshot.run_overrides
-    model, rule, reason = _first_rule(snapshot, of_run, role, category, complexity)
+    if run_context and (brought := overrides_of_context(run_context)):
+        snapshot = replace(snapshot, run_overrides=snapshot.run_overrides + brought)
+    model, rule, reason = first_named(snapshot, role, category, complexity)
     found = snapshot.find_model(model)
     if found is None:
         raise NoRoute(role, category, complexity, f"the {rule} rule names {model!r}, which is not in the catalog.")
@@ -113,7 +122,15 @@ def choose(
     decision = RouteDecision(model, found.provider, (reason,), rule, _block(standing))
     if standing.soft_cap is None or not snapshot.model_map.quota_routing.enabled:
         return decision
-    return _past_soft_limit(snapshot, decision, category, _soft_reason(standing.soft_cap))
+    return _past_soft_limit(snapshot, _adding(decision, _soft_reason(standing.soft_cap)), category)
+
+
+def candidates(snapshot: RoutingSnapshot, category: str, original: str) -> Iterator[Candidate]:
+    """The chain of a category as ``choose`` goes down it; the first without an objection takes over."""
+    for name in snapshot.model_map.fallback_strategy.chain(category):
+        if name != original:
+            found = snapshot.find_model(name)
+            yield Candidate(name, None if found is None else found.provider, _objection(snapshot, found, original))
 
 
 def allowed_choices(snapshot: RoutingSnapshot) -> tuple[Choice, ...]:
@@ -125,77 +142,33 @@ def allowed_choices(snapshot: RoutingSnapshot) -> tuple[Choice, ...]:
     )
 
 
-def _first_rule(
-    snapshot: RoutingSnapshot, of_run: tuple[Override, ...], role: str, category: str, complexity: str
-) -> tuple[str, Rule, str]:
-    """The highest rule that names a model: (model, rule, reason in words)."""
-    if of_run and (chosen := winning_override(of_run, role, category, complexity, snapshot.at)):
-        return chosen.model, "run override", _in_words("run override", chosen)
-    for_all = snapshot.model_map.global_overrides
-    if for_all and (chosen := winning_override(for_all, role, category, complexity, snapshot.at)):
-        return chosen.model, "global override", _in_words("global override", chosen)
-    return _baseline(snapshot.model_map, role, category, complexity)
-
-
-def _in_words(rule: Rule, override: Override) -> str:
-    return f"{rule} {override.role} {override.pattern} by {override.author}"
-
-
-def _baseline(model_map: ModelMap, role: str, category: str, complexity: str) -> tuple[str, Rule, str]:
-    if role not in CORE_ROLES:
-        return _agent_baseline(model_map, role, category, complexity)
-    model = _named(model_map.category_models.get(category), role)
-    if model is not None:
-        return model, "category", f"category {category} uses {model} as {role}"
-    high_risk = _named(model_map.high_risk, role)
-    if high_risk is not None and category in model_map.quota_routing.never_fallback_categories:
-        return high_risk, "high risk default", f"category {category} is high risk and names no {role} of its own"
-    model = _named(model_map.complexity_models.get(complexity), role)
-    if model is None:
-        raise NoRoute(role, category, complexity, f"complexity_models.{complexity} names no {role}.")
-    return model, "complexity", f"complexity {complexity} uses {model} as {role}"
-
-
-def _named(models: RoleModels | None, role: str) -> str | None:
-    if models is None:
-        return None
-    return models.builder if role == "builder" else models.auditor
-
-
-def _agent_baseline(model_map: ModelMap, role: str, category: str, complexity: str) -> tuple[str, Rule, str]:
-    name = role.removeprefix("agent:")
-    if name in model_map.agent_models:
-        return model_map.agent_models[name], "agent", f"agent_models names {name}"
-    medium = model_map.complexity_models.get("medium")
-    if medium is None or medium.auditor is None:
-        raise NoRoute(role, category, complexity, f"agent_models has no {name!r} and there is no medium auditor.")
-    return medium.auditor, "agent", f"agent_models has no {name}: the medium auditor answers"
-
-
-def _past_soft_limit(
-    snapshot: RoutingSnapshot, decision: RouteDecision, category: str, soft_reason: str
-) -> RouteDecision:
+def _past_soft_limit(snapshot: RoutingSnapshot, decision: RouteDecision, category: str) -> RouteDecision:
     quota = snapshot.model_map.quota_routing
     if decision.rule in ("run override", "global override"):
-        return _adding(decision, f"{soft_reason}; a person chose this model, so it stays until the hard cap")
+        return _adding(decision, "a person chose this model, so it stays until the hard cap")
     if category in quota.never_fallback_categories:
-        kept = _adding(decision, f"{soft_reason}; category {category} never falls back")
-        stops = quota.critical_on_soft_limit == "fail" and kept.blocked_by is None
-        return replace(kept, blocked_by=kept.reasons[-1]) if stops else kept
-    return _first_fallback(snapshot, _adding(decision, soft_reason), category)
+        return _without_fallback(decision, category, stops=quota.critical_on_soft_limit == "fail")
+    return _first_fallback(snapshot, decision, category)
+
+
+def _without_fallback(decision: RouteDecision, category: str, *, stops: bool) -> RouteDecision:
+    why = f"category {category} never falls back"
+    if not stops:
+        return _adding(decision, f"{why}, so {decision.model} stays until the hard cap")
+    kept = _adding(decision, f"{why} and stops at the soft limit (critical_on_soft_limit: fail)")
+    return kept if kept.blocked_by else replace(kept, blocked_by="; ".join(kept.reasons[-2:]))
 
 
 def _first_fallback(snapshot: RoutingSnapshot, decision: RouteDecision, category: str) -> RouteDecision:
-    for name in snapshot.model_map.fallback_strategy.chain(category):
-        if name == decision.model:
-            continue
-        candidate = snapshot.find_model(name)
-        objection = _objection(snapshot, candidate, decision.model)
-        if candidate is not None and objection is None:
-            reasons = (*decision.reasons, f"{name} takes over from {decision.model}")
-            return RouteDecision(name, candidate.provider, reasons, "fallback", replaces=decision.model)
-        decision = _adding(decision, f"not {name}: {objection}")
-    return _adding(decision, f"no fallback is left, so {decision.model} stays until the hard cap")
+    original = decision.model
+    for candidate in candidates(snapshot, category, original):
+        name = candidate.model
+        if candidate.objection is None:
+            assert candidate.provider is not None, "a model that is not in the catalog is objected to"
+            reasons = (*decision.reasons, f"{name} takes over from {original}")
+            return RouteDecision(name, candidate.provider, reasons, "fallback", replaces=original)
+        decision = _adding(decision, f"not {name}: {candidate.objection}")
+    return _adding(decision, f"no fallback is left, so {original} stays until the hard cap")
 
 
 def _objection(snapshot: RoutingSnapshot, model: ModelSettings | None, original: str) -> str | None:

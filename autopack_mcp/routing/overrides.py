@@ -19,6 +19,10 @@ from autopack_mcp.database.tables import overrides
 from autopack_mcp.errors import OverrideRefused
 
 _WILDCARD = re.compile(r"\*|\?|\[!?+\]?+[^\]]*\]")  # As fnmatch reads them: a bracket that is never closed is a letter.
+# In the order of ``Override.rank``.
+_RANK_IN_WORDS = (
+    "it has no wildcard", "its pattern is more literal", "it names the role", "its role is more literal", "it is newer",
+)  # fmt: skip
 _IN_CONTEXT_FROM = 1 << 62  # Overrides of a library caller's run context are newer than any row.
 
 
@@ -73,6 +77,20 @@ def winning_override(
     if len(speaking) > 1:
         return max(speaking, key=lambda override: override.rank)
     return speaking[0] if speaking else None
+
+
+def speaking_overrides(
+    candidates: Iterable[Override], role: str, category: str, complexity: str, at: datetime
+) -> tuple[Override, ...]:
+    """All overrides of one scope that could answer a question, the winner first."""
+    speaking = (override for override in candidates if override.answers(role, category, complexity, at))
+    return tuple(sorted(speaking, key=lambda override: override.rank, reverse=True))
+
+
+def wins_by(winner: Override, loser: Override) -> str:
+    """Why one override of a scope goes before another, in words: the first point of ``rank`` in which they differ."""
+    pairs = zip(_RANK_IN_WORDS, winner.rank, loser.rank, strict=True)
+    return next(words for words, ours, theirs in pairs if ours != theirs)
 
 
 def overrides_of_context(run_context: Mapping[str, Any]) -> tuple[Override, ...]:

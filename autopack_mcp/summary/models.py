@@ -17,7 +17,8 @@ from autopack_mcp.budgets.standings import ProviderStanding
 from autopack_mcp.config.settings import COMPLEXITIES, ProviderSettings, Settings
 from autopack_mcp.errors import NoRoute, RequestRefused
 from autopack_mcp.routing.model_map import ModelMap
-from autopack_mcp.routing.model_router import Choice, RoutingSnapshot, Rule, allowed_choices, choose
+from autopack_mcp.routing.model_router import Choice, RoutingSnapshot, allowed_choices, choose
+from autopack_mcp.routing.precedence import Rule
 from autopack_mcp.routing.snapshot import RunRules, read_snapshot
 from autopack_mcp.runs.records import PhaseRecord
 from autopack_mcp.runs.rules import run_rules

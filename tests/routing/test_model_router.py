@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from autopack_mcp.budgets.standings import ProviderStanding
 from autopack_mcp.config.settings import FallbackStrategy, QuotaRouting, RoleModels, Settings
 from autopack_mcp.errors import NoRoute, OverrideRefused
-from autopack_mcp.routing.model_router import ModelRouter, RouteDecision, RoutingSnapshot, allowed_choices, choose
+from autopack_mcp.routing.model_router import (
+    Candidate,
+    ModelRouter,
+    RouteDecision,
+    RoutingSnapshot,
+    allowed_choices,
+    candidates,
+    choose,
+)
 from tests.factories import NOON, model_settings, provider_settings, settings
 from tests.routing.snapshots import ALLOWANCE, SOFT_LIMIT, keyless, override, snapshot, used
 
@@ -211,6 +219,21 @@ def test_a_fallback_whose_reservation_was_just_denied_is_passed_over() -> None:
     prices = {"gpt-big": (4, 16), "glm-cheap": (1, 1), "glm-dear": (1, 1)}
     of = snapshot(used(900), config=config, prices=prices, denied_models=frozenset({"glm-cheap"}))
     assert chosen(of).model == "glm-dear"
+
+
+def test_the_whole_chain_is_told_with_what_speaks_against_each_and_the_first_without_takes_over() -> None:
+    config = three_accounts("gone", "gpt-big", "gpt-small", "glm-dear", "glm-cheap", "claude")
+    prices = {"gpt-big": (4, 16), "gpt-small": (1, 4), "glm-dear": (5, 20), "glm-cheap": (1, 1), "claude": (4, 16)}
+    of = snapshot(used(900), config=config, prices=prices)
+    found = tuple(candidates(of, "general", "gpt-big"))
+    assert found == (
+        Candidate("gone", None, "it is not in the catalog"),
+        Candidate("gpt-small", "openai", "openai's cap of the week is 90% used (soft limit 80%)"),
+        Candidate("glm-dear", "glm", "it is dearer than gpt-big"),
+        Candidate("glm-cheap", "glm", None),
+        Candidate("claude", "anthropic", None),
+    )
+    assert chosen(of).model == "glm-cheap"
 
 
 def test_a_fallback_that_is_not_in_the_catalog_is_passed_over() -> None:
