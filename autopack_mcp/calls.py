@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from autopack_mcp.budgets.call_rules import RulesOf, rules_under
+from autopack_mcp.budgets.call_rules import RulesOf
 from autopack_mcp.budgets.caps import CallScope
 from autopack_mcp.budgets.ledger import Ledger, Reservation, RunFence, settle
 from autopack_mcp.budgets.standings import CapStanding
@@ -363,7 +363,7 @@ class CallDoor:
         delivered = asking.undelivered if event.counts.total else ()
         asking.undelivered = asking.undelivered if not delivered else ()
         # In one transaction, and once handed over it is written: a caller who gives up now still leaves a settled row.
-        rules_of = rules_under(self._settings())
+        rules_of = self._ledger.rules()
         await self._database.write(_settle_delivered, event, rules_of, delivered, self._clock.now())
 
     async def _book_cut(self, one: _Try, error: BaseException) -> None:

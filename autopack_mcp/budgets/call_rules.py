@@ -9,10 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 from sqlalchemy import Connection, and_, bindparam, select
 
-from autopack_mcp.budgets.caps import CallScope, RunCaps, ScopeCap, caps_of_call
+from autopack_mcp.budgets.caps import (
+    CallScope,
+    RunCaps,
+    ScopeCap,
+    day_number,
+    own_caps_of_call,
+    start_of_day,
+    window_caps_of_call,
+)
 from autopack_mcp.budgets.standing_orders import OrderCap, order_caps, orders_about
 from autopack_mcp.config.settings import Settings
 from autopack_mcp.database.bare import BareStatement
@@ -41,30 +50,35 @@ class CallRules:
 RulesOf = Callable[[Connection, CallScope, datetime], CallRules]
 
 
-def rules_under(settings: Settings) -> RulesOf:
-    """How to find the rules of any call under these settings."""
+class RulesInForce:
+    """Finds the rules of any call under some settings. Keep one as long as the settings hold: it remembers caps.
 
-    def rules_of(connection: Connection, call: CallScope, at: datetime) -> CallRules:
-        return rules_of_call(connection, settings, call, at)
-
-    return rules_of
-
-
-def rules_of_call(connection: Connection, settings: Settings, call: CallScope, at: datetime) -> CallRules:
-    """The rules of a call that is reserved ``at``.
-
-    A call whose ``run_id`` is only a library caller's label has no caps of its own, and nothing that an order could
-    stop: those orders concern runs of the database.
+    Calling it reads what may change at any moment (a run's caps, the orders in force) on the given connection. A call
+    whose ``run_id`` is only a library caller's label has no caps of its own, and nothing that an order could stop:
+    those orders concern runs of the database.
     """
-    run_caps = caps_of_run(connection, call.run_id, call.phase_id)
-    own = run_caps or RunCaps()
-    orders = order_caps(orders_about(connection, call.run_id), settings, call, own, at)
-    return CallRules(
-        caps=caps_of_call(settings, call, own, at),
-        stops=tuple(one for one in orders if one.order.action != "tell") if run_caps is not None else (),
-        tells=tuple(one for one in orders if one.order.action == "tell"),
-        alert_levels_percent=settings.alert_levels_percent,
-    )
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._window_caps = lru_cache(maxsize=256)(self._find_window_caps)
+
+    def __call__(self, connection: Connection, call: CallScope, at: datetime) -> CallRules:
+        """The rules of a call that is reserved ``at``."""
+        run_caps = caps_of_run(connection, call.run_id, call.phase_id)
+        shared = CallScope(call.provider, call.role, call.purpose, call.run_id if call.purpose == "rehearsal" else None)
+        caps = self._window_caps(shared, day_number(at))
+        if run_caps is not None:
+            caps = (*caps, *own_caps_of_call(call, run_caps))
+        orders = orders_about(connection, call.run_id)
+        levels = self.settings.alert_levels_percent
+        if not orders:
+            return CallRules(caps, alert_levels_percent=levels)
+        found = order_caps(orders, self.settings, call, run_caps or RunCaps(), at)
+        stops = tuple(one for one in found if one.order.action != "tell") if run_caps is not None else ()
+        return CallRules(caps, stops, tuple(one for one in found if one.order.action == "tell"), levels)
+
+    def _find_window_caps(self, call: CallScope, day: int) -> tuple[ScopeCap, ...]:
+        return window_caps_of_call(self.settings, call, start_of_day(day))
 
 
 def caps_of_run(connection: Connection, run_id: str | None, phase_id: str | None) -> RunCaps | None:

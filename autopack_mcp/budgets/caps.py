@@ -13,9 +13,12 @@ from functools import lru_cache
 from typing import Literal
 from urllib.parse import quote
 
+from autopack_mcp.clock import from_us, to_us
 from autopack_mcp.config.settings import ProviderSettings, Settings, Window, WindowCap
 from autopack_mcp.usage.event import Purpose
 from autopack_mcp.usage.windows import WINDOWS, WindowSpan, window_at
+
+_DAY_US = 86_400_000_000
 
 ScopeKind = Literal["provider", "run", "phase", "role", "global"]
 
@@ -65,9 +68,14 @@ def scopes_of_call(call: CallScope, at: datetime) -> tuple[str, ...]:
     A rehearsal counts in shadow scopes of its own run and never touches the real ones (contract 17). Sorted, so that
     the same call always moves its counters in the same order.
     """
+    return _scopes_on_day(call, day_number(at))
+
+
+@lru_cache(maxsize=4_096)
+def _scopes_on_day(call: CallScope, day: int) -> tuple[str, ...]:
     prefix = shadow_prefix(call)
     provider, role = f"{prefix}provider/{_part(call.provider)}/", f"{prefix}role/{_part(call.role)}/"
-    endings = [f"{span.window}/{span.label}" for span in spans_at(at)]
+    endings = [f"{span.window}/{span.label}" for span in _spans_of_day(day)]
     names = [f"{stem}{ending}" for stem in (provider, role, f"{prefix}global/") for ending in endings]
     if call.run_id is not None:
         names.append(run_scope(prefix, call.run_id))
@@ -99,17 +107,31 @@ def window_scope(prefix: str, kind: ScopeKind, name: str, span: WindowSpan) -> s
 
 def spans_at(at: datetime) -> tuple[WindowSpan, ...]:
     """The day, the week and the month that hold a moment."""
-    return _spans_of_day(window_at("day", at).start)
+    return _spans_of_day(day_number(at))
+
+
+def day_number(at: datetime) -> int:
+    """UTC days since 1970: what names of counters depend on, and nothing finer does."""
+    return to_us(at) // _DAY_US
+
+
+def start_of_day(number: int) -> datetime:
+    """The first moment of the day that ``day_number`` counts."""
+    return from_us(number * _DAY_US)
 
 
 def caps_of_call(settings: Settings, call: CallScope, run_caps: RunCaps, at: datetime) -> tuple[ScopeCap, ...]:
     """Every configured cap that this call must fit, the provider's windows first."""
+    return (*window_caps_of_call(settings, call, at), *own_caps_of_call(call, run_caps))
+
+
+def window_caps_of_call(settings: Settings, call: CallScope, at: datetime) -> tuple[ScopeCap, ...]:
+    """Those of its provider, its role and of all calls; the same for every call of a day that shares these."""
     prefix = shadow_prefix(call)
     provider = settings.providers.get(call.provider)
     caps = [] if provider is None else list(_provider_caps(provider, prefix, at))
     caps += _role_caps(call.role, settings.role_caps.get(call.role, ()), prefix, at)
     caps += _global_caps(settings.global_caps, prefix, at)
-    caps += _own_caps(call, run_caps, prefix)
     return tuple(caps)
 
 
@@ -132,7 +154,7 @@ def cap_in_window_of(cap: ScopeCap, moment: datetime) -> ScopeCap:
     """
     if cap.window is None:
         return cap
-    span = window_at(cap.window, moment)
+    span = next(span for span in spans_at(moment) if span.window == cap.window)
     if cap.resets_at == span.end:
         return cap
     stem, _, _ = cap.scope.rpartition("/")
@@ -168,9 +190,11 @@ def _window_cap(kind: ScopeKind, name: str, label: str, cap: WindowCap, prefix: 
     return ScopeCap(scope, kind, label, cap.tokens, cap.nano_usd, cap.window, None, span.end, name or None)
 
 
-def _own_caps(call: CallScope, caps: RunCaps, prefix: str) -> Iterator[ScopeCap]:
+def own_caps_of_call(call: CallScope, caps: RunCaps) -> Iterator[ScopeCap]:
+    """Those of its run and of its phase."""
     if call.run_id is None:
         return
+    prefix = shadow_prefix(call)
     if caps.tokens is not None or caps.nano_usd is not None:
         label = f"the cap of run {call.run_id}"
         yield ScopeCap(run_scope(prefix, call.run_id), "run", label, caps.tokens, caps.nano_usd)
@@ -181,8 +205,8 @@ def _own_caps(call: CallScope, caps: RunCaps, prefix: str) -> Iterator[ScopeCap]
 
 
 @lru_cache(maxsize=64)
-def _spans_of_day(day: datetime) -> tuple[WindowSpan, ...]:
-    return tuple(window_at(window, day) for window in WINDOWS)
+def _spans_of_day(day: int) -> tuple[WindowSpan, ...]:
+    return tuple(window_at(window, start_of_day(day)) for window in WINDOWS)
 
 
 def _part(name: str) -> str:

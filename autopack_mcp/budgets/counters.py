@@ -6,7 +6,7 @@ then on. It compares nothing and denies nothing. The ledger moves the counters; 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -66,7 +66,8 @@ def counted_uses(
     uses = {row[0]: ScopeUse(*row[1:]) for row in _read(len(by_scope)).rows(connection, _named(by_scope))}
     for name in by_scope.keys() - uses.keys():
         uses[name] = _seed(connection, scope, by_scope[name], at)
-        connection.execute(insert(budget_scopes), {"scope": name, **_by_column(uses[name])})
+        numbers = {column: getattr(uses[name], column) for column in _COLUMNS}
+        connection.execute(insert(budget_scopes), {"scope": name, **numbers})
     return uses
 
 
@@ -76,20 +77,28 @@ def move(connection: Connection, names: Sequence[str], delta: ScopeUse) -> dict[
     Returns:
         The counters that exist, as they stand now.
     """
-    rows = _move(len(names)).rows(connection, {**_named(names), **_by_column(delta, "delta_")})
+    parameters = {
+        **_named(names),
+        "delta_settled_tokens": delta.settled_tokens,
+        "delta_reserved_tokens": delta.reserved_tokens,
+        "delta_settled_nano": delta.settled_nano,
+        "delta_reserved_nano": delta.reserved_nano,
+    }
+    rows = _move(len(names)).rows(connection, parameters)
     return {row[0]: ScopeUse(*row[1:]) for row in rows}
 
 
-def _by_column(use: ScopeUse, prefix: str = "") -> dict[str, int]:
-    return {f"{prefix}{column}": getattr(use, column) for column in _COLUMNS}
+def _named(names: Collection[str]) -> dict[str, Any]:
+    return dict(zip(_parameters(len(names)), names, strict=True))
 
 
-def _named(names: Iterable[str]) -> dict[str, Any]:
-    return {f"name{index}": name for index, name in enumerate(names)}
+@cache
+def _parameters(count: int) -> tuple[str, ...]:
+    return tuple(f"name{index}" for index in range(count))
 
 
 def _is_one_of(count: int) -> ColumnElement[bool]:
-    return budget_scopes.c.scope.in_([bindparam(f"name{index}") for index in range(count)])
+    return budget_scopes.c.scope.in_([bindparam(name) for name in _parameters(count)])
 
 
 @cache

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, insert, select, update
+from sqlalchemy import Connection, and_, bindparam, insert, select, union_all, update
 
 from autopack_mcp.budgets.alerts import raise_alerts
 from autopack_mcp.budgets.breaches import record_breaches
-from autopack_mcp.budgets.call_rules import CallRules, RulesOf, rules_under
+from autopack_mcp.budgets.call_rules import CallRules, RulesInForce, RulesOf
 from autopack_mcp.budgets.caps import CallScope, cap_in_window_of, scopes_of_call
 from autopack_mcp.budgets.counters import ScopeUse, counted_uses, move, scope_use
 from autopack_mcp.budgets.denials import Wanted, denials_of
@@ -25,7 +25,7 @@ from autopack_mcp.clock import Clock, from_us, to_us
 from autopack_mcp.config.settings import Settings
 from autopack_mcp.database.bare import BareStatement
 from autopack_mcp.database.engine import Database
-from autopack_mcp.database.tables import reservations, runs
+from autopack_mcp.database.tables import reservations, runs, usage_events
 from autopack_mcp.errors import Denial, ImpossibleTokenCounts, LeaseLost, UnknownCall, UsageConflict
 from autopack_mcp.usage.event import Purpose, TokenCounts, UsageEvent
 from autopack_mcp.usage.rollup import Charge, book, booked_event, rebook
@@ -70,6 +70,12 @@ _OVERDUE = BareStatement(
         select(*_ROW)
         .where(reservations.c.state == "held", reservations.c.lease_expires_at < bindparam("now_us"))
         .order_by(reservations.c.call_id)
+    )
+)
+_IS_KNOWN = BareStatement(
+    lambda _: union_all(
+        select(usage_events.c.call_id).where(usage_events.c.call_id == bindparam("wanted_call")),
+        select(reservations.c.call_id).where(reservations.c.call_id == bindparam("wanted_call")),
     )
 )
 _PROMISE = BareStatement(lambda _: insert(reservations))
@@ -133,6 +139,14 @@ class Ledger:
         self._database = database
         self._clock = clock
         self._settings = settings
+        self._rules: RulesInForce | None = None
+
+    def rules(self) -> RulesInForce:
+        """What calls are measured against under the settings in force."""
+        settings = self._settings()
+        if self._rules is None or self._rules.settings is not settings:
+            self._rules = RulesInForce(settings)
+        return self._rules
 
     async def reserve(
         self, reservation: Reservation, fence: RunFence | None = None, *, will_wait: bool = False
@@ -149,8 +163,8 @@ class Ledger:
         Raises:
             LeaseLost: ``fence`` is stale; another process owns the run.
         """
-        now, rules_of = self._clock.now(), rules_under(self._settings())
-        return await self._database.write(reserve, reservation, rules_of, fence, now, will_wait=will_wait)
+        now = self._clock.now()
+        return await self._database.write(reserve, reservation, self.rules(), fence, now, will_wait=will_wait)
 
     async def settle(self, event: UsageEvent) -> None:
         """Book the truth about a reserved call and give the rest of its promise back, in one transaction.
@@ -161,7 +175,7 @@ class Ledger:
         Raises:
             UnknownCall: it was never reserved. UsageConflict: it is booked with other numbers.
         """
-        await self._database.write(settle, event, rules_under(self._settings()), self._clock.now())
+        await self._database.write(settle, event, self.rules(), self._clock.now())
 
     async def release(self, call_id: str) -> bool:
         """Give a promise back because provably nothing was billed; False when it was no longer held."""
@@ -169,7 +183,7 @@ class Ledger:
 
     async def expire_overdue(self) -> int:
         """Charge every reservation whose lease has passed in full; returns how many."""
-        return await self._database.write(expire_overdue, rules_under(self._settings()), self._clock.now())
+        return await self._database.write(expire_overdue, self.rules(), self._clock.now())
 
     def book_external(self, event: UsageEvent) -> None:
         """Book a call made elsewhere: no reservation, counted against every cap, a breach when it passes one.
@@ -177,7 +191,7 @@ class Ledger:
         Raises:
             UsageConflict: the call is booked with other numbers, or was reserved here and must be settled.
         """
-        self._database.write_now(book_external, event, rules_under(self._settings()), self._clock.now())
+        self._database.write_now(book_external, event, self.rules(), self._clock.now())
 
 
 def reserve(
@@ -243,12 +257,12 @@ def expire_overdue(connection: Connection, rules_of: RulesOf, now: datetime) -> 
 
 def book_external(connection: Connection, event: UsageEvent, rules_of: RulesOf, now: datetime) -> None:
     """See ``Ledger.book_external``; idempotent on ``call_id``."""
-    booked = booked_event(connection, event.call_id)
-    if booked is not None:
+    if _IS_KNOWN.row(connection, {"wanted_call": event.call_id}) is not None:
+        booked = booked_event(connection, event.call_id)
+        if booked is None:
+            raise UsageConflict(event.call_id, "it was reserved here, so only a settle can book it")
         _check_same(event, booked[0])
         return
-    if _found_reservation(connection, event.call_id) is not None:
-        raise UsageConflict(event.call_id, "it was reserved here, so only a settle can book it")
     charge = Charge(event.counts.total, event.cost_nano or 0)
     book(connection, event, charge, now)
     uses = _move_settled(connection, event, charge)
@@ -297,6 +311,9 @@ def _excess(charge: Charge, before: Charge) -> Charge:
 def _as_reserved(event: UsageEvent, row: _Row) -> UsageEvent:
     # What was promised decides who pays and in which window, even when the call ends after midnight (contract 15):
     # otherwise the sums of the events and the counters would disagree.
+    at = from_us(row.reserved_at)
+    if _scope_of_event(event) == row.scope and event.occurred_at == at:
+        return event
     return replace(
         event,
         provider=row.provider,
@@ -304,7 +321,7 @@ def _as_reserved(event: UsageEvent, row: _Row) -> UsageEvent:
         purpose=row.purpose,
         run_id=row.run_id,
         phase_id=row.phase_id,
-        occurred_at=from_us(row.reserved_at),
+        occurred_at=at,
     )
 
 
@@ -342,8 +359,8 @@ def _measure(
     scope, at = _scope_of_event(event), event.occurred_at
     rules = rules_of(connection, scope, at)
     caps = [cap_in_window_of(cap, at) for cap in rules.caps]
-    missing = [cap for cap in (*caps, *(tell.cap for tell in rules.tells)) if cap.scope not in uses]
-    if missing:
+    measured = [*caps, *(tell.cap for tell in rules.tells)]
+    if missing := [cap for cap in measured if cap.scope not in uses]:
         uses = {**uses, **counted_uses(connection, scope, missing, at)}
     if excess.tokens > 0 or excess.nano_usd > 0:
         record_breaches(connection, caps, uses, excess, event.call_id, now)

@@ -27,37 +27,30 @@ class BareStatement:
 
     def run(self, connection: Connection, parameters: Mapping[str, Any]) -> int:
         """Run it; the number of rows it changed."""
-        cursor = self._executed(connection, parameters)
-        try:
-            return int(cursor.rowcount)
-        finally:
-            cursor.close()
+        changed: int = self._executed(connection, parameters).rowcount
+        return changed
 
     def rows(self, connection: Connection, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Run it; every row that it returns, in the order of its columns."""
-        cursor = self._executed(connection, parameters)
-        try:
-            found: list[tuple[Any, ...]] = cursor.fetchall()
-        finally:
-            cursor.close()
+        found: list[tuple[Any, ...]] = self._executed(connection, parameters).fetchall()
         return found
 
     def row(self, connection: Connection, parameters: Mapping[str, Any]) -> tuple[Any, ...] | None:
         """Run it; the only row that it returns, or None."""
-        found = self.rows(connection, parameters)
+        found = self._executed(connection, parameters).fetchall()
         return found[0] if found else None
 
     def _executed(self, connection: Connection, parameters: Mapping[str, Any]) -> Any:
+        """The driver's cursor; it is closed when it is dropped, and read to its end before that."""
         dialect = connection.dialect
         text, constants = self._texts.get(dialect.driver) or self._compiled(dialect)
         # The pool's connection and not the driver's own: under an async engine that one is the adapter we may call.
-        cursor = connection.connection.cursor()
+        raw: Any = connection.connection.dbapi_connection
         try:
-            cursor.execute(text, {**constants, **parameters} if constants else parameters)
+            return raw.execute(text, {**constants, **parameters} if constants else parameters)
         except dialect.loaded_dbapi.Error as error:
             # In the shape in which SQLAlchemy itself raises it, so that there is one way to translate a refusal.
             raise DBAPIError(text, None, error) from error
-        return cursor
 
     def _compiled(self, dialect: Dialect) -> tuple[str, Mapping[str, Any]]:
         """The text, and the values that stand in the statement itself (``state == "held"``)."""

@@ -6,12 +6,13 @@ operations mean it does not know. ``Database.write`` is its only caller.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from asyncio import AbstractEventLoop, get_running_loop
+from asyncio import Future as AsyncioFuture
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from threading import Lock, Thread
-from typing import Any, TypeVar
+from threading import Event, Lock, Thread
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
@@ -21,13 +22,21 @@ from autopack_mcp.errors import DatabaseError
 T = TypeVar("T")
 
 BATCH_LIMIT = 256  # Operations per transaction: enough to amortize one fsync, few enough to answer within milliseconds.
+# At most so long a batch waits for the callers that the last one has just answered: they are about to ask again, and
+# one transaction then takes all 32 of them instead of the first alone, then the rest (benchmarks/ledger.py).
+LINGER_S = 0.001
 RETRY_LIMIT = 5  # Serialization failures of PostgreSQL are retried at most this often.
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(NamedTuple):
+    """An operation and whom to answer: a thread (``loop`` is None) or a task of an event loop."""
+
     operation: Callable[[Connection], Any]
-    answer: Future[Any]
+    answer: Future[Any] | AsyncioFuture[Any]
+    loop: AbstractEventLoop | None = None
+
+
+_Answered = tuple[_Waiting, Any, BaseException | None]
 
 
 class _NotBegunError(Exception):
@@ -48,6 +57,8 @@ class Writer:
         self._lock = Lock()
         self._thread: Thread | None = None
         self._is_closed = False
+        self._has_resumed = Event()  # Whoever was answered in company has had the chance to ask again.
+        self._has_resumed.set()
 
     def submit(self, operation: Callable[[Connection], T]) -> Future[T]:
         """Queue an operation; the future is done after the commit, or failed with nothing of the operation written.
@@ -60,14 +71,24 @@ class Writer:
         answer: Future[T] = Future()
         # From here on ``cancel`` has no effect: a caller that gives up neither undoes the write nor trips the writer.
         answer.set_running_or_notify_cancel()
+        self._enqueue(_Waiting(operation, answer))
+        return answer
+
+    def submit_from_loop(self, operation: Callable[[Connection], T]) -> AsyncioFuture[T]:
+        """The same for the running event loop, which is woken once for a whole batch and not for each answer."""
+        loop = get_running_loop()
+        answer: AsyncioFuture[T] = loop.create_future()
+        self._enqueue(_Waiting(operation, answer, loop))
+        return answer
+
+    def _enqueue(self, waiting: _Waiting) -> None:
         with self._lock:
             if self._is_closed:
                 raise DatabaseError("The database is closed.", hint="Open it again before writing.")
             if self._thread is None:
                 self._thread = Thread(target=self._run, name="database-writer", daemon=True)
                 self._thread.start()
-            self._queue.put(_Waiting(operation, answer))
-        return answer
+            self._queue.put(waiting)
 
     def close(self) -> None:
         """Write what is queued, then give the connection back; safe to call twice."""
@@ -81,6 +102,7 @@ class Writer:
 
     def _run(self) -> None:
         while (first := self._queue.get()) is not None:
+            self._has_resumed.wait(LINGER_S)
             batch, is_last = self._drain(first)
             self._commit(batch)
             if is_last:
@@ -103,21 +125,47 @@ class Writer:
             results = self._in_one_transaction(batch)
         except _NotBegunError as error:
             # All waited for the same lock; trying each alone would make the last one wait a batch of timeouts.
-            for waiting in batch:
-                self._refuse(waiting, error.reason)
+            self._answer([(waiting, None, self._translated(error.reason)) for waiting in batch])
         except BaseException as error:  # noqa: BLE001  Whatever an operation raises is its caller's; this thread lives on.
             if len(batch) == 1:
-                self._refuse(batch[0], error)
+                self._answer([(batch[0], None, self._translated(error))])
                 return
             # One of them failed and took the transaction along; alone, each stands or falls by itself.
             for waiting in batch:
                 self._commit([waiting])
         else:
-            for waiting, result in zip(batch, results, strict=True):
-                waiting.answer.set_result(result)
+            self._answer([(waiting, result, None) for waiting, result in zip(batch, results, strict=True)])
 
-    def _refuse(self, waiting: _Waiting, error: BaseException) -> None:
-        waiting.answer.set_exception(self._translate(error) if isinstance(error, DBAPIError) else error)
+    def _answer(self, answered: Sequence[_Answered]) -> None:
+        """Hand every caller its result or its error; each event loop among them is woken once."""
+        by_loop: dict[AbstractEventLoop, list[_Answered]] = {}
+        for one in answered:
+            loop = one[0].loop
+            if loop is None:
+                _hand_over([one])
+            else:
+                by_loop.setdefault(loop, []).append(one)
+        for loop, theirs in by_loop.items():
+            self._wake(loop, theirs)
+
+    def _wake(self, loop: AbstractEventLoop, answered: Sequence[_Answered]) -> None:
+        has_company = len(answered) > 1
+        if has_company:
+            self._has_resumed.clear()
+
+        def in_loop() -> None:
+            _hand_over(answered)
+            if has_company:
+                # Behind the tasks that were woken just now.
+                loop.call_soon(self._has_resumed.set)
+
+        try:
+            loop.call_soon_threadsafe(in_loop)
+        except RuntimeError:  # The loop was closed while it waited: nobody is left to be told.
+            self._has_resumed.set()
+
+    def _translated(self, error: BaseException) -> BaseException:
+        return self._translate(error) if isinstance(error, DBAPIError) else error
 
     def _in_one_transaction(self, batch: list[_Waiting]) -> list[Any]:
         for remaining in reversed(range(RETRY_LIMIT)):
@@ -132,6 +180,16 @@ class Writer:
                 if not (remaining and _is_serialization_failure(error)):
                     raise
         raise AssertionError("unreachable: the last try either returned or raised")
+
+
+def _hand_over(answered: Sequence[_Answered]) -> None:
+    for waiting, result, error in answered:
+        if waiting.answer.done():
+            continue  # A task that was cancelled meanwhile; its write stands all the same.
+        if error is None:
+            waiting.answer.set_result(result)
+        else:
+            waiting.answer.set_exception(error)
 
 
 def _is_serialization_failure(error: DBAPIError) -> bool:
