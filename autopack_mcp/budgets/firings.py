@@ -15,7 +15,7 @@ from sqlalchemy import Connection, insert
 from autopack_mcp.budgets.counters import ScopeUse
 from autopack_mcp.budgets.denials import Wanted, denials_at, denials_of
 from autopack_mcp.budgets.measures import amount, measures
-from autopack_mcp.budgets.standing_orders import OrderAction, OrderCap, has_fired, in_words, insert_firing
+from autopack_mcp.budgets.standing_orders import OrderAction, OrderCap, has_acted, has_fired, insert_firing, named
 from autopack_mcp.database.tables import outbox
 from autopack_mcp.errors import Denial
 
@@ -32,9 +32,10 @@ def fire_stop(
     *,
     will_wait: bool,
 ) -> Denial | None:
-    """Fire the gravest order that this call does not fit, once; None when it fits them all.
+    """Deny in the name of the gravest order that this call does not fit, and fire it; None when it fits them all.
 
-    Nothing fires while only calls in flight are in the way of a caller that ``will_wait``.
+    An order fires once; it denies until somebody has acted on that, and then lets every call pass. Nothing fires while
+    only calls in flight are in the way of a caller that ``will_wait``.
     """
     if not stops or run_id is None:
         return None
@@ -42,13 +43,14 @@ def fire_stop(
         (found, denial)
         for found in stops
         for denial in _denials(found, uses[found.cap.scope], call)
-        if not has_fired(connection, found, run_id)
+        if not has_acted(connection, found, run_id)
     ]
     if not hit:
         return None
     found, denial = min(hit, key=lambda one: (one[1].is_due_to_calls_in_flight, _SEVERITY[one[0].order.action]))
-    denial = replace(denial, why=f"{_named(found)}: {denial.why}", order_id=found.order.order_id)
-    if not (will_wait and denial.is_due_to_calls_in_flight):
+    denial = replace(denial, why=f"{named(found.order)}: {denial.why}", order_id=found.order.order_id)
+    is_waited_for = will_wait and denial.is_due_to_calls_in_flight
+    if not is_waited_for and not has_fired(connection, found, run_id):
         action = _action(found, denial, call)
         insert_firing(
             connection, found, run_id, action, denial.unit, denial.allowance, denial.used, call.call_id, denial.why, at
@@ -70,17 +72,13 @@ def fire_tells(
         for measure in measures(found.cap, uses[found.cap.scope]):
             if measure.settled < measure.allowance or has_fired(connection, found, about):
                 continue
-            why = f"{_named(found)}: {amount(measure.unit, measure.settled)} are spent."
+            why = f"{named(found.order)}: {amount(measure.unit, measure.settled)} are spent."
             fired = insert_firing(
                 connection, found, about, "tell", measure.unit, measure.allowance, measure.settled, call_id, why, at,
                 did="told",
             )  # fmt: skip
             message = {"kind": "order", "subject_id": fired, "run_id": about or None, "text": why, "tries": 0}
             connection.execute(insert(outbox).values(**message, created_at=at))
-
-
-def _named(found: OrderCap) -> str:
-    return f"Standing order {found.order.order_id} ({in_words(found.order)})"
 
 
 def _denials(found: OrderCap, use: ScopeUse, call: Wanted) -> Iterator[Denial]:

@@ -13,7 +13,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-from sqlalchemy import Connection, RowMapping, String, bindparam, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, String, bindparam, insert, or_, select, update
 
 from autopack_mcp.budgets.caps import (
     CallScope,
@@ -95,6 +95,7 @@ class OrderCap:
 
 
 _ORDER_FIELDS = tuple(StandingOrder.__dataclass_fields__)
+_NAME = "Standing order"  # How whatever an order does opens its reason; ``is_ordered`` knows it by that.
 # Without an order by id they would come as the engine likes; the oldest is named first when several say no.
 _ABOUT = BareStatement(
     lambda _: (
@@ -154,10 +155,11 @@ def firings_of_run(connection: Connection, run_id: str, limit: int) -> tuple[Fir
     return tuple(Firing(**row) for row in connection.execute(found).mappings())
 
 
-def unhandled_firings(connection: Connection, run_id: str) -> tuple[Firing, ...]:
-    """Firings about a run that nobody has acted on, oldest first."""
-    mine = (order_firings.c.run_id == run_id, order_firings.c.handled_at.is_(None))
-    found = select(order_firings).where(*mine).order_by(order_firings.c.firing_id)
+def unhandled_firings(connection: Connection, run_id: str | None = None) -> tuple[Firing, ...]:
+    """Firings that nobody has acted on, oldest first; about one run, or about all."""
+    found = select(order_firings).where(order_firings.c.handled_at.is_(None)).order_by(order_firings.c.firing_id)
+    if run_id is not None:
+        found = found.where(order_firings.c.run_id == run_id)
     return tuple(Firing(**row) for row in connection.execute(found).mappings())
 
 
@@ -191,13 +193,22 @@ def insert_firing(
 
 
 def has_fired(connection: Connection, found: OrderCap, run_id: str) -> bool:
-    """Whether an order has fired for this run and counter already; then it has done what it was laid down for."""
-    mine = (
+    """Whether an order has fired for this run and counter already; it does so once."""
+    return connection.execute(select(order_firings.c.firing_id).where(*_firing_of(found, run_id))).first() is not None
+
+
+def has_acted(connection: Connection, found: OrderCap, run_id: str) -> bool:
+    """Whether an order has done what it was laid down for; from then on a person has the word."""
+    done = (*_firing_of(found, run_id), order_firings.c.handled_at.is_not(None))
+    return connection.execute(select(order_firings.c.firing_id).where(*done)).first() is not None
+
+
+def _firing_of(found: OrderCap, run_id: str) -> tuple[ColumnElement[bool], ...]:
+    return (
         order_firings.c.order_id == found.order.order_id,
         order_firings.c.run_id == run_id,
         order_firings.c.scope == found.cap.scope,
     )
-    return connection.execute(select(order_firings.c.firing_id).where(*mine)).first() is not None
 
 
 # ── what an order measures ───────────────────────────────────────────────────────────────────────────────────────────
@@ -220,22 +231,37 @@ def in_words(order: StandingOrder) -> str:
     return f"{order.action}{whom} when {_subject_in_words(order)} reaches {_threshold_in_words(order)}"
 
 
+def named(order: StandingOrder) -> str:
+    """How an order is called in a reason: its number, and what it says."""
+    return f"{_NAME} {order.order_id} ({in_words(order)})"
+
+
+def is_ordered(why: str) -> bool:
+    """Whether a run stands where it does because an order says so, by the reason that ``named`` opens."""
+    return why.startswith(f"{_NAME} ")
+
+
 def _subject_in_words(order: StandingOrder) -> str:
     if order.subject == "provider":
         return str(order.provider)
     if order.subject == "global":
         return "everything together"
-    of = f"run {order.run_id}" if order.run_id else "a run"
-    return of if order.subject == "run" else f"a phase of {of}"
+    # Who is to be stopped has been named before.
+    which = "it" if order.action != "tell" else f"run {order.run_id}" if order.run_id else "any run"
+    return which if order.subject == "run" else f"a phase of {which}"
 
 
 def _threshold_in_words(order: StandingOrder) -> str:
-    within = f" in the {order.period}" if order.period else ""
     if order.unit == "percent":
         return f"{order.threshold} % of its cap{f' of the {order.period}' if order.period else ''}"
-    if order.unit == "tokens":
-        return f"{order.threshold:,} tokens{within}"
-    return f"${Decimal(order.threshold) / NANO_PER_USD:,.2f}{within}"
+    within = f" in a {order.period}" if order.period else ""
+    return f"{order.threshold:,} tokens{within}" if order.unit == "tokens" else f"{_dollars(order.threshold)}{within}"
+
+
+def _dollars(nano: int) -> str:
+    """Exactly, with cents or as many places as it takes: "$5.00", "$0.0025"."""
+    cents, rest = divmod(nano, NANO_PER_USD // 100)
+    return f"${Decimal(cents) / 100:,.2f}" if not rest else f"${Decimal(nano) / NANO_PER_USD:,f}".rstrip("0")
 
 
 def _caps_of_order(
@@ -265,7 +291,7 @@ def _share_of(cap: ScopeCap, percent: int, label: str) -> ScopeCap:
 
 def _bare_cap(order: StandingOrder, call: CallScope, at: datetime) -> ScopeCap | None:
     """The counter that an order measures on this call, without an allowance; None when it measures something else."""
-    prefix, label = shadow_prefix(call), f"standing order {order.order_id}"
+    prefix, label = shadow_prefix(call), "that"
     if order.subject in ("provider", "global"):
         assert order.period is not None, "an order about a provider or about all calls has a window"
         span = window_at(order.period, at)

@@ -20,6 +20,7 @@ from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import DatabaseBusy, DatabaseUnusable, IllegalTransition, LeaseLost, WorkspaceError
 from autopack_mcp.plans.plan import Plan, plan_from_json
 from autopack_mcp.runs.executor import Executor, StepJob
+from autopack_mcp.runs.firings import heed_firings, run_and_firings
 from autopack_mcp.runs.outcomes import (
     FailureRule,
     Outcome,
@@ -109,14 +110,18 @@ class RunDriver:
         while True:
             # Before the look: whoever interrupts has committed why, so either the look sees it or the next step does.
             self._is_interrupted = False
-            run = await self._database.read(run_by_id, self.fence.run_id)
+            run, firings = await self._database.read(run_and_firings, self.fence.run_id)
             if run.lease_token != self.fence.lease_token:
                 # A workspace has no fence of its own, so the loser must not begin another step in it.
                 raise LeaseLost(run.run_id)
             if run.state not in RUN_ACTIVE:
                 return
             try:
-                await self._act(run)
+                if firings:
+                    # A standing order was fired by the step just done, by a call elsewhere, or before a crash.
+                    await self._write(heed_firings, self.fence, self._clock.now())
+                else:
+                    await self._act(run)
             except IllegalTransition:
                 # A person moved the run between our look and our write, and nothing was written: look again.
                 collisions += 1

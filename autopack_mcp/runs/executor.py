@@ -21,6 +21,7 @@ from autopack_mcp.errors import (
     ProviderRefused,
     QuotaExhausted,
     RoutingError,
+    StandingOrderFired,
     UnusableReply,
     WorkspaceError,
 )
@@ -32,6 +33,7 @@ from autopack_mcp.replies.edits import parse_edits
 from autopack_mcp.runs.outcomes import (
     AttemptFailed,
     BudgetDenied,
+    OrderFired,
     Outcome,
     Prepared,
     Stuck,
@@ -128,6 +130,8 @@ class Executor:
             return await steps[job.phase.state](job)
         except QuotaExhausted as error:
             return BudgetDenied(str(error))
+        except StandingOrderFired as error:
+            return OrderFired(error.message)
         except UnusableReply as error:
             return AttemptFailed(error.reason)
         except (ProviderError, RoutingError, WorkspaceError, OSError) as error:

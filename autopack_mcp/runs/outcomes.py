@@ -14,6 +14,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection
 
 from autopack_mcp.budgets.ledger import RunFence
+from autopack_mcp.budgets.standing_orders import is_ordered
 from autopack_mcp.runs.records import PhaseRecord, RunRecord
 from autopack_mcp.runs.states import PHASE_ACTIVE, PHASE_ENDED, next_run_state
 from autopack_mcp.runs.store import (
@@ -96,6 +97,13 @@ class BudgetDenied:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderFired:
+    """A standing order denies the call; its firing is on record and says what becomes of the run."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stuck:
     """The step cannot be done as things are, and trying again will not help; a person must look."""
 
@@ -103,8 +111,9 @@ class Stuck:
 
 
 Outcome = (
-    Prepared | WasBuilt | WasApplied | WasVerified | WasApproved | WasCommitted | AttemptFailed | BudgetDenied | Stuck
-)
+    Prepared | WasBuilt | WasApplied | WasVerified | WasApproved | WasCommitted | AttemptFailed | BudgetDenied
+    | OrderFired | Stuck
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +163,10 @@ def write_outcome(
             _write_failed(connection, fence, phase, outcome, rule, at)
         case BudgetDenied():
             move_run(connection, fence, "budget_denied", outcome.why, at)
+        case OrderFired():
+            # The attempt stays open where it is. What becomes of the run stands in the firing, which the driver acts on
+            # at its next look; so does whoever takes the run up after a crash.
+            pass
         case Stuck():
             move_run(connection, fence, "phase_failed", outcome.why, at)
 
@@ -225,7 +238,12 @@ def cancel_run(connection: Connection, fence: RunFence, at: datetime) -> None:
             _note(connection, fence, phase, state="interrupted", reason=why, finished_at=at)
         if phase.state not in PHASE_ENDED:
             move_phase(connection, fence, phase, "cancel", why, at, finished_at=at)
-    move_run(connection, fence, "stopped", "cancelled as asked", at)
+    move_run(connection, fence, "stopped", _why_cancelled(run_by_id(connection, fence.run_id).why), at)
+
+
+def _why_cancelled(why: str) -> str:
+    """Why a run ended so: a person asked, or the words of the standing order that did."""
+    return why if is_ordered(why) else "cancelled as asked"
 
 
 def stop_for_person(connection: Connection, fence: RunFence, why: str, at: datetime) -> bool:

@@ -15,7 +15,8 @@ RunState = Literal[
 ]  # fmt: skip
 RunEvent = Literal[
     "start", "pause", "resume", "retry", "cancel", "give_up",  # what people and the supervisor ask for
-    "boundary", "stopped", "all_done", "done_with_failures", "phase_failed", "budget_denied",  # what happens
+    "boundary", "stopped", "all_done", "done_with_failures",  # what happens
+    "phase_failed", "budget_denied", "order_fired",
 ]  # fmt: skip
 PhaseState = Literal[
     "queued", "building", "applying", "verifying", "auditing", "committing",
@@ -33,7 +34,7 @@ PHASE_ENDED: frozenset[PhaseState] = frozenset({"succeeded", "failed", "skipped"
 PHASE_ACTIVE: frozenset[PhaseState] = frozenset({"building", "applying", "verifying", "auditing", "committing"})
 
 _RUN_MOVES: Mapping[RunState, Mapping[RunEvent, RunState]] = {
-    "queued": {"start": "running", "pause": "paused", "cancel": "cancelling"},
+    "queued": {"start": "running", "pause": "paused", "cancel": "cancelling", "order_fired": "paused"},
     "running": {
         "pause": "pausing",
         "cancel": "cancelling",
@@ -41,6 +42,7 @@ _RUN_MOVES: Mapping[RunState, Mapping[RunEvent, RunState]] = {
         "done_with_failures": "failed",
         "phase_failed": "needs_attention",
         "budget_denied": "budget_paused",
+        "order_fired": "paused",
     },
     "pausing": {
         "boundary": "paused",
@@ -50,6 +52,7 @@ _RUN_MOVES: Mapping[RunState, Mapping[RunEvent, RunState]] = {
         "done_with_failures": "failed",
         "phase_failed": "needs_attention",
         "budget_denied": "budget_paused",
+        "order_fired": "paused",
     },
     "paused": {"resume": "running", "cancel": "cancelling"},
     "budget_paused": {"resume": "running", "cancel": "cancelling"},

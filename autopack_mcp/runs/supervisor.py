@@ -20,11 +20,13 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from autopack_mcp.budgets.ledger import Ledger, RunFence
+from autopack_mcp.budgets.standing_orders import unhandled_firings
 from autopack_mcp.clock import Clock
 from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import DatabaseError, LeaseLost, SupervisorUnavailable
 from autopack_mcp.runs.driver import RunDriver
+from autopack_mcp.runs.firings import heed_unattended
 from autopack_mcp.runs.requests import (
     ALREADY_TRUE,
     RequestRecord,
@@ -150,7 +152,7 @@ class Supervisor:
 
     async def _look(self, tasks: asyncio.TaskGroup) -> None:
         """Obey what was asked, then take up what may be taken up; what goes wrong with one of them stops no other."""
-        for work in (self._obey_all, self._ledger.expire_overdue, partial(self._claim, tasks)):
+        for work in (self._obey_all, self._heed_all, self._ledger.expire_overdue, partial(self._claim, tasks)):
             try:
                 await work()
             except DatabaseError:
@@ -182,6 +184,17 @@ class Supervisor:
             return
         if obeyed is not None and obeyed.interrupts and driver is not None:
             driver.interrupt()
+
+    async def _heed_all(self) -> None:
+        """Act on standing orders that fired for runs nobody has in hand; a driver does it itself, between two steps."""
+        for firing in await self._database.read(unhandled_firings):
+            driver = self._drivers.get(firing.run_id)
+            if driver is None:
+                now = self._clock.now()
+                await self._database.write(heed_unattended, firing.run_id, self.owner, now, RUN_LEASE_S)
+            elif firing.action == "cancel":
+                # As a cancel by a person: the step in hand, which may be none that calls a model, ends now.
+                driver.interrupt()
 
     async def _claim(self, tasks: asyncio.TaskGroup) -> None:
         for run in await self._database.read(claimable_runs, self._clock.now()):

@@ -7,10 +7,6 @@ copy is then put back where it was and given to a new supervisor, an hour later,
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import shutil
-import sqlite3
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,6 +22,7 @@ from tests.factories import NOON
 from tests.ledger_truth import assert_ledger_adds_up
 from tests.projects import a_phase, a_plan, git, make_repository
 from tests.runs.house import open_house, reopen_house
+from tests.runs.recording import Recording
 from tests.runs.watched import Operation, WatchedDatabase, name_of
 
 pytestmark = pytest.mark.anyio
@@ -50,55 +47,6 @@ POINTS = tuple(
 # It leaves something behind, so that a step which is repeated finds what the first try left.
 VERIFY = "test ! -e leftover && touch leftover"
 CALLS = 4  # A builder's and an auditor's for each phase.
-
-
-@dataclass(slots=True)
-class Recording:
-    """A run that nothing disturbed, and a copy of its world at every point."""
-
-    folder: Path
-    copies: Path
-    run_id: str = ""
-    points: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    tree: str = ""
-    _last: str = ""
-
-    def take(self, point: str) -> None:
-        """Copy the world aside, unless it is still as it was at the point before."""
-        world = self._fingerprint()
-        if world == self._last:
-            self.left_out.append(point)
-            return
-        self._last = world
-        self.points.append(point)
-        copy = self.copies / point
-        shutil.copytree(self.folder, copy, symlinks=True, ignore=shutil.ignore_patterns("autopack.db*"))
-        _copy_database(self.folder / "home/autopack.db", copy / "home/autopack.db")
-
-    def put_back(self, point: str) -> None:
-        """The world as it was at a point, where it was."""
-        shutil.rmtree(self.folder)
-        shutil.copytree(self.copies / point, self.folder, symlinks=True)
-
-    def _fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for file in sorted(self.folder.rglob("*")):
-            # The index holds times of files besides their names, and the databases are compared by what is in them.
-            if file.is_file() and not file.is_symlink() and file.name != "index" and "autopack.db" not in file.name:
-                digest.update(f"{file.relative_to(self.folder)}\0".encode() + file.read_bytes())
-        with sqlite3.connect(self.folder / "home/autopack.db") as connection:
-            for line in connection.iterdump():
-                digest.update(line.encode())
-        connection.close()
-        return digest.hexdigest()
-
-
-def _copy_database(source: Path, target: Path) -> None:
-    read, write = sqlite3.connect(source), sqlite3.connect(target)
-    read.backup(write)
-    read.close()
-    write.close()
 
 
 async def _record(recording: Recording, empty_database_file: Path) -> None:

@@ -56,6 +56,10 @@ def name_of(operation: Operation, arguments: tuple[Any, ...]) -> str:
         case "write_outcome":
             outcome = type(arguments[2]).__name__.removeprefix("Was").lower()
             return outcome if outcome == "prepared" else f"{arguments[1].phase_id} {outcome}"
+        case "heed_firings":
+            return "heeded"
+        case "cancel_run":
+            return "cancelled"
         case "close_run":
             return "closed"
         case _:
