@@ -2,7 +2,7 @@
 
 VENV ?= .venv
 PYTHON = "$(VENV)/bin/python"
-BENCHMARKS = mcp_calls routing imports
+BENCHMARKS = mcp_calls routing imports ledger caps
 
 .PHONY: help setup demo test check format lint types layers shape bench serve pins upstream
 
