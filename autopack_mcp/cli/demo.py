@@ -129,9 +129,11 @@ def _show_usage(autopack: Autopack, run: RunSummary) -> None:
     for standing in autopack.summaries.models_now(run.run_id).standings:
         for cap in standing.caps:
             if cap.cap_tokens is not None and cap.used_tokens:
-                resets = f"{cap.resets_at:%a %d %b %H:%M} UTC"
-                caps.append((f"{cap.provider}, {cap.period} {cap.label}", tokens_text(cap.used_tokens),
-                             tokens_text(cap.cap_tokens), resets))  # fmt: skip
+                resets = "" if cap.resets_at is None else f"{cap.resets_at:%a %d %b %H:%M} UTC"
+                row = (f"{cap.label}, {cap.window_label}", tokens_text(cap.used_tokens),
+                       tokens_text(cap.cap_tokens), resets)  # fmt: skip
+                if row not in caps:  # A cap of all calls stands with every provider.
+                    caps.append(row)
     print_table(("cap", "used", "of", "resets"), caps)
 
 

@@ -15,10 +15,12 @@ from autopack_mcp.mcp_server.tool import StrictTool, tool_of
 from autopack_mcp.summary.shown import plain, tokens_text, usd_text
 
 if TYPE_CHECKING:
+    from autopack_mcp.summary.caps import CapView
     from autopack_mcp.summary.summaries import Summaries
-    from autopack_mcp.summary.usage import CapView, ModelUsage, ProviderUsage, UsageSummary
+    from autopack_mcp.summary.usage import ModelUsage, ProviderUsage, UsageSummary
 
 NAME_BYTES = 60  # Of a model's or provider's name, which a configuration file gave.
+CAP_BYTES = 100  # Of a cap's name, which holds one of these.
 # Promised by name (docs/mcp.md): always there, null included.
 PROVIDER_FIELDS = (
     "period", "prompt_tokens", "completion_tokens", "total_tokens", "cap_tokens", "percent_of_cap", "resets_at",
@@ -125,8 +127,7 @@ def _model(row: ModelUsage) -> Answer:
 
 def _cap(cap: CapView) -> Answer:
     return known(
-        provider=short(cap.provider, NAME_BYTES),
-        period=cap.period,
+        cap=short(cap.label, CAP_BYTES),
         percent_of_cap=cap.percent_of_cap,
         percent_of_cap_usd=cap.percent_of_cap_usd,
         level=cap.level,
@@ -135,7 +136,7 @@ def _cap(cap: CapView) -> Answer:
 
 
 def _other_caps(found: UsageSummary) -> list[CapView]:
-    return [cap for cap in found.caps if cap.period != found.period and _is_full(cap)]
+    return [cap for cap in found.caps if (cap.kind, cap.period) != ("provider", found.period) and _is_full(cap)]
 
 
 def _is_full(cap: CapView) -> bool:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from autopack_mcp.runs.states import PhaseState, RunState
-from autopack_mcp.summary.usage import Level
+from autopack_mcp.summary.caps import Level
 
 Tone = Literal["calm", "active", "good", "warn", "bad"]
 

@@ -73,8 +73,10 @@ class _Pages:
 
     async def usage(self, request: Request) -> Response:
         as_of = self._clock.now()
-        period = request.query_params.get("period", "week")
-        usage = await self._summaries.usage(period, _offset(request))
+        asked = request.query_params
+        usage = await self._summaries.usage(
+            asked.get("period", "week"), _offset(request), from_=asked.get("from"), to=asked.get("to")
+        )
         return HTMLResponse(rendering.usage_page(usage, as_of))
 
     async def models(self, request: Request) -> Response:

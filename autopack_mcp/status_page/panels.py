@@ -12,9 +12,9 @@ from decimal import Decimal
 from typing import Literal
 
 from autopack_mcp.runs.states import PHASE_ACTIVE, PhaseState
+from autopack_mcp.summary.caps import CapView, Level
 from autopack_mcp.summary.run import PhaseView, RunSummary
 from autopack_mcp.summary.shown import tokens_text, usd_text
-from autopack_mcp.summary.usage import CapView, Level
 
 GROUP_LIMIT = 25  # Phases of one kind on a run's page; all of them stand on /runs/<id>/phases.
 QUEUED_LIMIT = 5  # Of what has not begun, the next few are enough.
@@ -64,7 +64,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class CapPanel:
-    """One window of one provider with a bar for each unit it is capped in."""
+    """One cap with a bar for each unit it is set in."""
 
     cap: CapView
     bars: tuple[Bar, ...]
@@ -148,8 +148,10 @@ def _full_or(used: int | Decimal, cap: int | Decimal) -> float:
     return share_percent(used, max(used, cap)) if cap else 100.0
 
 
-def _mark(soft_limit_percent: float, used: int | Decimal, cap: int | Decimal) -> float:
-    """Where the soft limit stands on a bar that is as wide as the larger of the two."""
+def _mark(soft_limit_percent: float | None, used: int | Decimal, cap: int | Decimal) -> float | None:
+    """Where the soft limit stands on a bar that is as wide as the larger of the two; None without one."""
+    if soft_limit_percent is None:
+        return None
     return soft_limit_percent if used <= cap else soft_limit_percent * float(cap / used)
 
 

@@ -14,12 +14,13 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from autopack_mcp.config.settings import Window
-from autopack_mcp.status_page import formatting, panels
+from autopack_mcp.status_page import charts, formatting, panels
 from autopack_mcp.summary import shown
 from autopack_mcp.summary.context_block import context_block
 from autopack_mcp.summary.models import ModelMapping
 from autopack_mcp.summary.run import RunList, RunSummary
 from autopack_mcp.summary.usage import UsageSummary
+from autopack_mcp.usage.spans import bounds_of
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 NOTES_SHOWN = 5  # The last ones stand open, older ones are folded.
@@ -41,6 +42,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "age": formatting.age_text,
+        "amount_words": charts.amount_words,
         "clock_time": formatting.clock_text,
         "iso": formatting.iso_text,
         "level_sign": formatting.level_sign,
@@ -108,15 +110,16 @@ def phases_page(run: RunSummary, as_of: datetime) -> str:
 
 
 def usage_page(usage: UsageSummary, as_of: datetime) -> str:
-    """What was spent in one window, against caps."""
+    """What was spent in one span of time, day by day, and against caps where it is a window of theirs."""
     periods: tuple[Window, ...] = ("day", "week", "month")
     return _render(
         "usage.html",
         as_of,
-        path=f"/usage?period={usage.period}&offset={usage.offset}",
+        path=f"/usage?{_asked_again(usage)}",
         section="usage",
         usage=usage,
         caps=panels.cap_panels(usage.caps),
+        chart=charts.day_chart(usage.days),
         periods=periods,
     )
 
@@ -129,6 +132,14 @@ def models_page(models: ModelMapping, as_of: datetime) -> str:
 def error_page(status: int, title: str, sentences: Sequence[str], known_runs: Sequence[str] = ()) -> str:
     """What a person sees instead of a page: what happened and where to go from here."""
     return _fill("error.html", status=status, title=title, sentences=sentences, known_runs=known_runs, section="")
+
+
+def _asked_again(usage: UsageSummary) -> str:
+    """The query that asks for the same time."""
+    if usage.period is not None:
+        return f"period={usage.period}&offset={usage.offset}"
+    from_, to = bounds_of(usage.starts_at, usage.ends_at)
+    return f"from={url_part(from_)}&to={url_part(to)}"
 
 
 def _render(template: str, as_of: datetime, *, path: str, section: str, **context: object) -> str:

@@ -25,7 +25,7 @@ from autopack_mcp.runs.rules import run_rules
 from autopack_mcp.runs.states import PHASE_ENDED
 from autopack_mcp.runs.store import phases_of_run, run_by_id
 from autopack_mcp.summary.run import NAME_LIMIT
-from autopack_mcp.summary.usage import CapView, views_of_caps
+from autopack_mcp.summary.caps import CapView, views_of_caps
 from autopack_mcp.text_safety import visible
 from autopack_mcp.usage.prices import UnitPrices
 

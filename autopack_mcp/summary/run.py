@@ -30,7 +30,8 @@ from autopack_mcp.runs.store import events_of_run, run_by_id
 from autopack_mcp.runs.supervision import SupervisorRecord
 from autopack_mcp.summary.shown import usd
 from autopack_mcp.text_safety import visible
-from autopack_mcp.usage.service import Spent, spent_by_phase
+from autopack_mcp.usage.service import spent_by_phase
+from autopack_mcp.usage.sums import Spent
 
 EVENTS_SHOWN = 10  # The newest; the whole log is the page's business.
 NAME_LIMIT = 120  # Characters of a name that a plan or a person gave.

@@ -19,7 +19,8 @@ from autopack_mcp.runs.records import RunRecord
 from autopack_mcp.runs.store import count_runs, unfinished_runs
 from autopack_mcp.summary.run import NAME_LIMIT, RunLine, RunList, RunSummary, needs_you_now, run_summary
 from autopack_mcp.text_safety import visible
-from autopack_mcp.usage.service import Spent, spent_by_run
+from autopack_mcp.usage.service import spent_by_run
+from autopack_mcp.usage.sums import Spent
 
 RUNS_SHOWN = 20  # Of a list, unless asked for more.
 RUNS_LIMIT = 100  # One answer stays readable, and small enough for a chat.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from autopack_mcp.summary.models import ModelExplanation, ModelMapping, RoutingSources
     from autopack_mcp.summary.usage import UsageSummary
     from autopack_mcp.usage.prices import UnitPrices
+    from autopack_mcp.usage.spans import Moment
 
 
 class Summaries:
@@ -63,9 +64,11 @@ class Summaries:
         """Runs, newest first. Raises RequestRefused for a bad limit or cursor."""
         return await self._database.read(self._runs, limit, cursor)
 
-    async def usage(self, period: str = "week", offset: int = 0) -> UsageSummary:
-        """What was spent in a window. Raises RequestRefused for a bad period or offset."""
-        return await self._database.read(self._usage, period, offset)
+    async def usage(
+        self, period: str = "week", offset: int = 0, *, from_: Moment | None = None, to: Moment | None = None
+    ) -> UsageSummary:
+        """What was spent in a window or stretch. Raises RequestRefused for what is no past or present time."""
+        return await self._database.read(self._usage, period, offset, from_, to)
 
     async def models(self, run_id: str | None = None) -> ModelMapping:
         """Which model is used for what. Raises RunNotFound."""
@@ -93,9 +96,11 @@ class Summaries:
         """See ``runs``."""
         return self._database.read_now(self._runs, limit, cursor)
 
-    def usage_now(self, period: str = "week", offset: int = 0) -> UsageSummary:
+    def usage_now(
+        self, period: str = "week", offset: int = 0, *, from_: Moment | None = None, to: Moment | None = None
+    ) -> UsageSummary:
         """See ``usage``."""
-        return self._database.read_now(self._usage, period, offset)
+        return self._database.read_now(self._usage, period, offset, from_, to)
 
     def models_now(self, run_id: str | None = None) -> ModelMapping:
         """See ``models``."""
@@ -120,10 +125,12 @@ class Summaries:
     def _runs(self, connection: Connection, limit: int, cursor: str | None) -> RunList:
         return list_runs(connection, self._clock.now(), limit, cursor)
 
-    def _usage(self, connection: Connection, period: str, offset: int) -> UsageSummary:
+    def _usage(
+        self, connection: Connection, period: str, offset: int, from_: Moment | None, to: Moment | None
+    ) -> UsageSummary:
         from autopack_mcp.summary.usage import usage_summary  # Lazy, as said above.
 
-        return usage_summary(connection, self._settings(), self._clock.now(), period, offset)
+        return usage_summary(connection, self._settings(), self._clock.now(), period, offset, from_=from_, to=to)
 
     def _models(self, connection: Connection, run_id: str | None) -> ModelMapping:
         from autopack_mcp.summary.models import model_mapping  # Lazy, as said above.

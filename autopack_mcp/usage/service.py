@@ -1,129 +1,102 @@
-"""What was used, counted: by provider, model, role and category in a window, and by phase of a run.
+"""What was used, counted: by provider, model, role, category and day of a span of time, and by run and phase.
 
-It owns the questions asked of the derived tables ``usage_hours`` and ``usage_phases``, and ``UsageService`` for library
-users. It knows no cap and no level (``summary`` sets counts against caps), and never mixes rehearsed with real calls.
+It owns the questions asked of the derived tables ``usage_days``, ``usage_hours`` and ``usage_phases``, and
+``UsageService`` for library users. It knows no cap and no level (``summary`` sets counts against caps), and never mixes
+rehearsed with real calls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
-from decimal import Decimal
-from typing import Any
+from functools import cache
+from typing import Literal
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Label, Table, and_, cast, func, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, Label, Table, bindparam, cast, func, select
 
-from autopack_mcp.clock import Clock
+from autopack_mcp.clock import Clock, from_us, to_us
+from autopack_mcp.database.bare import BareStatement
 from autopack_mcp.database.engine import Database
-from autopack_mcp.database.tables import usage_hours, usage_phases
-from autopack_mcp.errors import RequestRefused
-from autopack_mcp.money import NANO_PER_USD
-from autopack_mcp.usage.windows import WINDOWS, WindowSpan, window_at
+from autopack_mcp.database.tables import usage_days, usage_hours, usage_phases
+from autopack_mcp.usage.spans import DEFAULT_PERIOD, Moment, UsageSpan, asked_span, day_of, whole_days
+from autopack_mcp.usage.sums import COUNTS, Spent, UsageRow, grouped, summed, usage_row
 
-OLDEST_OFFSET = -3_660  # Ten years of days; nobody has usage before that, and the calendar would end.
-_CORE_ROLES = frozenset({"builder", "auditor"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageRow:
-    """Sums over calls, and what they have in common; a key that was not asked for is None.
-
-    ``prompt_tokens`` is all input, cached included; ``reasoning`` is a part of ``completion_tokens``. ``charged_*`` is
-    what weighs against caps. ``cost_nano`` is the sum of the known prices: ``unpriced_calls`` are not in it.
-    """
-
-    provider: str | None = None
-    model: str | None = None
-    role: str | None = None
-    category: str | None = None
-    phase_id: str | None = None
-    calls: int = 0
-    failed_calls: int = 0
-    unpriced_calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    reasoning: int = 0
-    charged_tokens: int = 0
-    charged_nano: int = 0
-    cost_nano: int = 0
-
-    @property
-    def total_tokens(self) -> int:
-        """Input plus output."""
-        return self.prompt_tokens + self.completion_tokens
-
-    @property
-    def cost_usd(self) -> Decimal | None:
-        """Dollars of the calls that have a price; None when there are calls and none of them has one."""
-        return _known_cost(self.calls, self.unpriced_calls, self.cost_nano)
-
-    @property
-    def is_core(self) -> bool:
-        """True for builder and auditor, false for auxiliary agents."""
-        return self.role in _CORE_ROLES
+_KINDS = ("provider", "model", "role", "category")
+_TIMES: Mapping[Table, str] = {usage_hours: "hour_start", usage_days: "day_start"}
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
-    """What some calls of a run came to: as UsageRow, but only what a status shows of each of its many phases."""
+class HourCharge:
+    """What weighed against caps in one UTC hour, of one provider or of one role (``name``)."""
 
-    calls: int = 0
-    unpriced_calls: int = 0
-    charged_tokens: int = 0
-    cost_nano: int = 0
-
-    @property
-    def cost_usd(self) -> Decimal | None:
-        """As UsageRow."""
-        return _known_cost(self.calls, self.unpriced_calls, self.cost_nano)
+    hour_start: datetime
+    name: str
+    tokens: int
+    nano_usd: int
 
 
-def _known_cost(calls: int, unpriced_calls: int, cost_nano: int) -> Decimal | None:
-    return None if calls and unpriced_calls == calls else Decimal(cost_nano) / NANO_PER_USD
+def usage_rows(connection: Connection, span: UsageSpan) -> tuple[UsageRow, ...]:
+    """One row per provider, model, role and category; "" are calls without one. Every smaller grouping adds these up.
+
+    One pass over the days of a span, so that a month costs as much at ten million events as at one million.
+    """
+    rows = [
+        usage_row((*_KINDS, *COUNTS), row)
+        for table, start, end in _parts(span)
+        for row in _sums_by(table, *_KINDS).rows(connection, _between(start, end))
+    ]
+    return grouped(rows, *_KINDS)
 
 
-_COUNTS = tuple(field.name for field in fields(UsageRow) if field.type == "int")
+def usage_by_provider(connection: Connection, span: UsageSpan) -> tuple[UsageRow, ...]:
+    """One row per provider in a span, most tokens first."""
+    return grouped(usage_rows(connection, span), "provider")
 
 
-def summed(rows: Iterable[UsageRow]) -> UsageRow:
-    """The sum of rows, without their keys."""
-    rows = tuple(rows)
-    return UsageRow(**{name: sum(getattr(row, name) for row in rows) for name in _COUNTS})
+def usage_by_model(connection: Connection, span: UsageSpan) -> tuple[UsageRow, ...]:
+    """One row per provider and model in a span, most tokens first."""
+    return grouped(usage_rows(connection, span), "provider", "model")
 
 
-def usage_by_provider(connection: Connection, span: WindowSpan) -> tuple[UsageRow, ...]:
-    """One row per provider in a window, most tokens first."""
-    return _in_window(connection, span, "provider")
+def usage_by_role(connection: Connection, span: UsageSpan) -> tuple[UsageRow, ...]:
+    """One row per role in a span, most tokens first."""
+    return grouped(usage_rows(connection, span), "role")
 
 
-def usage_by_model(connection: Connection, span: WindowSpan) -> tuple[UsageRow, ...]:
-    """One row per provider and model in a window, most tokens first."""
-    return _in_window(connection, span, "provider", "model")
+def usage_by_category(connection: Connection, span: UsageSpan) -> tuple[UsageRow, ...]:
+    """One row per task category in a span, most tokens first; "" are calls without one."""
+    return grouped(usage_rows(connection, span), "category")
 
 
-def usage_by_role(connection: Connection, span: WindowSpan) -> tuple[UsageRow, ...]:
-    """One row per role in a window, most tokens first."""
-    return _in_window(connection, span, "role")
+def usage_by_day(connection: Connection, span: UsageSpan) -> Mapping[datetime, UsageRow]:
+    """The sums of every day with calls in a span, by the day's first moment."""
+    days: dict[datetime, list[UsageRow]] = {}
+    for table, start, end in _parts(span):
+        for at, *counts in _sums_by(table, _TIMES[table]).rows(connection, _between(start, end)):
+            days.setdefault(day_of(from_us(at)), []).append(usage_row(COUNTS, counts))
+    return {day: summed(rows) for day, rows in days.items()}
 
 
-def usage_by_category(connection: Connection, span: WindowSpan) -> tuple[UsageRow, ...]:
-    """One row per task category in a window, most tokens first; "" are calls without one."""
-    return _in_window(connection, span, "category")
+def charges_by_hour(connection: Connection, by: Literal["provider", "role"], since: datetime) -> tuple[HourCharge, ...]:
+    """What weighed against caps in every hour from ``since`` on, oldest first."""
+    rows = _charges_since(by).rows(connection, {"start": to_us(since)})
+    return tuple(HourCharge(from_us(at), name, tokens, nano) for at, name, tokens, nano in rows)
 
 
 def usage_of_run(connection: Connection, run_id: str, *, is_rehearsal: bool = False) -> tuple[UsageRow, ...]:
     """One row per phase, role, provider and model of a run, its real or its rehearsed calls; see ``spent_by_phase``."""
-    mine = _calls_of_run(run_id, is_rehearsal=is_rehearsal)
-    return _grouped(connection, usage_phases, ("phase_id", "role", "provider", "model"), mine)
+    rows = _sums_of_run(is_rehearsal).rows(connection, {"run_id": run_id})
+    keys = ("phase_id", "role", "provider", "model")
+    return grouped((usage_row((*keys, *COUNTS), row) for row in rows), *keys)
 
 
 def spent_by_phase(connection: Connection, run_id: str, *, is_rehearsal: bool = False) -> Mapping[str, Spent]:
     """What a run spent, by phase id, in its real or its rehearsed calls; "" are calls outside any phase."""
     columns = usage_phases.c
     sums = [_sum(columns[field.name]) for field in fields(Spent)]
-    mine = _calls_of_run(run_id, is_rehearsal=is_rehearsal)
-    found = select(columns.phase_id, *sums).where(mine).group_by(columns.phase_id)
+    mine = (columns.run_id == run_id, _is_kind(is_rehearsal=is_rehearsal))
+    found = select(columns.phase_id, *sums).where(*mine).group_by(columns.phase_id)
     return {phase_id: Spent(*row) for phase_id, *row in connection.execute(found).all()}
 
 
@@ -137,22 +110,6 @@ def spent_by_run(connection: Connection, rehearsed: Mapping[str, bool]) -> Mappi
     return {run_id: Spent(*row) for run_id, kind, *row in rows if bool(kind) == rehearsed[run_id]}
 
 
-def asked_window(period: str, offset: int, now: datetime) -> WindowSpan:
-    """The window that a person asks for: ``offset`` 0 holds ``now``, -1 is the one before it.
-
-    Raises:
-        RequestRefused: an unknown period, or an offset that is not between ``OLDEST_OFFSET`` and 0.
-    """
-    if period not in WINDOWS:
-        raise RequestRefused(f"Unknown period {period!r}.", hint=f"Periods are {', '.join(WINDOWS)}.")
-    if not OLDEST_OFFSET <= offset <= 0:
-        raise RequestRefused(
-            f"Offset {offset} names no past or present {period}.",
-            hint=f"0 is the current {period}, -1 the one before it, down to {OLDEST_OFFSET}.",
-        )
-    return window_at(period, now, offset=offset)
-
-
 class UsageService:
     """Usage by provider and by model, for library users; caps are set against it by ``usage_summary``."""
 
@@ -160,58 +117,95 @@ class UsageService:
         self._database = database
         self._clock = clock
 
-    def get_provider_usage_summary(self, period: str = "week", offset: int = 0) -> tuple[UsageRow, ...]:
-        """One row per provider with calls in the window, most tokens first; rehearsals are not in it.
+    def get_provider_usage_summary(
+        self,
+        period: str = DEFAULT_PERIOD,
+        offset: int = 0,
+        *,
+        from_: Moment | None = None,
+        to: Moment | None = None,
+    ) -> tuple[UsageRow, ...]:
+        """One row per provider with calls in the span, most tokens first; rehearsals are not in it.
 
         Raises:
-            RequestRefused: an unknown period, or a window of the future.
+            RequestRefused: what is asked for is no span of past or present time; see ``asked_span``.
         """
-        return self._database.read_now(usage_by_provider, asked_window(period, offset, self._clock.now()))
+        span = asked_span(self._clock.now(), period, offset, from_=from_, to=to)
+        return self._database.read_now(usage_by_provider, span)
 
-    def get_model_usage_summary(self, period: str = "week", offset: int = 0) -> tuple[UsageRow, ...]:
-        """One row per provider and model with calls in the window, most tokens first; rehearsals are not in it.
+    def get_model_usage_summary(
+        self,
+        period: str = DEFAULT_PERIOD,
+        offset: int = 0,
+        *,
+        from_: Moment | None = None,
+        to: Moment | None = None,
+    ) -> tuple[UsageRow, ...]:
+        """One row per provider and model with calls in the span, most tokens first; rehearsals are not in it.
 
         Raises:
-            RequestRefused: an unknown period, or a window of the future.
+            RequestRefused: what is asked for is no span of past or present time; see ``asked_span``.
         """
-        return self._database.read_now(usage_by_model, asked_window(period, offset, self._clock.now()))
+        span = asked_span(self._clock.now(), period, offset, from_=from_, to=to)
+        return self._database.read_now(usage_by_model, span)
 
 
-def _calls_of_run(run_id: str, *, is_rehearsal: bool) -> ColumnElement[bool]:
-    is_rehearsed = usage_phases.c.purpose == "rehearsal"
-    return and_(usage_phases.c.run_id == run_id, is_rehearsed if is_rehearsal else ~is_rehearsed)
+def _parts(span: UsageSpan) -> Iterator[tuple[Table, datetime, datetime]]:
+    """Where the sums of a span stand: its whole days among the days, what is left at its ends among the hours."""
+    first, last = whole_days(span)
+    if first >= last:
+        yield usage_hours, span.start, span.end
+        return
+    for table, start, end in (usage_hours, span.start, first), (usage_days, first, last), (usage_hours, last, span.end):
+        if start < end:
+            yield table, start, end
 
 
-def _in_window(connection: Connection, span: WindowSpan, *keys: str) -> tuple[UsageRow, ...]:
+def _between(start: datetime, end: datetime) -> Mapping[str, int]:
+    return {"start": to_us(start), "end": to_us(end)}
+
+
+@cache
+def _sums_by(table: Table, *keys: str) -> BareStatement:
+    at, columns = table.c[_TIMES[table]], [table.c[key] for key in keys]
+    real = table.c.purpose != "rehearsal"
+    within = (at >= bindparam("start"), at < bindparam("end"), real)
+    return BareStatement(lambda _: select(*columns, *_sums(table)).where(*within).group_by(*columns))
+
+
+@cache
+def _charges_since(by: str) -> BareStatement:
     hours = usage_hours.c
-    within = and_(hours.hour_start >= span.start, hours.hour_start < span.end, hours.purpose != "rehearsal")
-    return _grouped(connection, usage_hours, keys, within)
+    keys = (hours.hour_start, hours[by])
+    sums = (_sum(hours.charged_tokens), _sum(hours.charged_nano))
+    since = (hours.hour_start >= bindparam("start"), hours.purpose != "rehearsal")
+    return BareStatement(lambda _: select(*keys, *sums).where(*since).group_by(*keys).order_by(*keys))
 
 
-def _grouped(
-    connection: Connection, table: Table, keys: Sequence[str], where: ColumnElement[bool]
-) -> tuple[UsageRow, ...]:
-    columns = [table.c[key] for key in keys]
-    found = select(*columns, *_sums(table)).where(where).group_by(*columns).order_by(*columns)
-    rows = [_row(row, keys) for row in connection.execute(found).all()]
-    return tuple(sorted(rows, key=lambda row: row.total_tokens, reverse=True))
+@cache
+def _sums_of_run(is_rehearsal: bool) -> BareStatement:  # noqa: FBT001  Kept by its value.
+    phases = usage_phases.c
+    keys = (phases.phase_id, phases.role, phases.provider, phases.model)
+    mine = (phases.run_id == bindparam("run_id"), _is_kind(is_rehearsal=is_rehearsal))
+    return BareStatement(lambda _: select(*keys, *_sums(usage_phases)).where(*mine).group_by(*keys))
+
+
+def _is_kind(*, is_rehearsal: bool) -> ColumnElement[bool]:
+    is_rehearsed = usage_phases.c.purpose == "rehearsal"
+    return is_rehearsed if is_rehearsal else ~is_rehearsed
 
 
 def _sums(table: Table) -> list[Label[int]]:
+    """A UsageRow's counts, in its order, over the rows of a derived table."""
     columns = table.c
     measures: dict[str, ColumnElement[int]] = {
         **dict(columns.items()),
         "prompt_tokens": columns.uncached_input + columns.cache_read + columns.cache_write,
         "completion_tokens": columns.output,
     }
-    return [_sum(measures[name]).label(name) for name in _COUNTS]
+    return [_sum(measures[name]).label(name) for name in COUNTS]
 
 
 def _sum(column: ColumnElement[int]) -> ColumnElement[int]:
     # PostgreSQL sums BIGINT to NUMERIC, which would arrive as Decimal.
     return cast(func.sum(column), BigInteger)
-
-
-def _row(row: Sequence[Any], keys: Sequence[str]) -> UsageRow:
-    """Keys and sums in the order in which they were asked for."""
-    return UsageRow(**dict(zip((*keys, *_COUNTS), row, strict=True)))

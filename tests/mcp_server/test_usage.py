@@ -95,8 +95,7 @@ async def test_full_cap_of_another_period_is_mentioned(
     answer = await usage(connect, capped_server)
     assert answer["other_caps"] == [
         {
-            "provider": "openai",
-            "period": "day",
+            "cap": "openai's cap of the day",
             "percent_of_cap": 90.0,
             "level": "critical",
             "resets_at": "2026-11-19T00:00:00Z",

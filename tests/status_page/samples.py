@@ -7,7 +7,9 @@ from decimal import Decimal
 from typing import Any
 
 from autopack_mcp.routing.model_router import Choice
+from autopack_mcp.summary.caps import CapView
 from autopack_mcp.summary.models import ModelMapping, ModelRow, OverrideView, StandingView
+from autopack_mcp.summary.pace import BurnRate, Pace
 from autopack_mcp.summary.run import (
     EventView,
     NeedsYou,
@@ -18,7 +20,14 @@ from autopack_mcp.summary.run import (
     RunList,
     RunSummary,
 )
-from autopack_mcp.summary.usage import CapView, ModelUsage, ProviderUsage, RoleUsage, UsageSummary
+from autopack_mcp.summary.usage import (
+    CategoryUsage,
+    DayUsage,
+    ModelUsage,
+    ProviderUsage,
+    RoleUsage,
+    UsageSummary,
+)
 from tests.factories import NOON
 
 WEEK_START = datetime(2026, 11, 16, tzinfo=NOON.tzinfo)
@@ -183,9 +192,12 @@ def run_list(*lines: RunLine, **overrides: Any) -> RunList:
 def cap_view(provider: str = "openai", **overrides: Any) -> CapView:
     """A week of one million tokens, a third of it used."""
     values: dict[str, Any] = {
+        "kind": "provider",
+        "label": f"{provider}'s cap of the week",
         "provider": provider,
+        "role": None,
         "period": "week",
-        "label": "2026-W47",
+        "window_label": "2026-W47",
         "used_tokens": 331_000,
         "reserved_tokens": 0,
         "cap_tokens": 1_000_000,
@@ -199,8 +211,29 @@ def cap_view(provider: str = "openai", **overrides: Any) -> CapView:
         "soft_limit_percent": 80.0,
         "is_over_soft_limit": False,
         "resets_at": WEEK_END,
+        "pace": pace(),
     }
     return CapView(**{**values, **overrides})
+
+
+def burn(**overrides: Any) -> BurnRate:
+    """Six thousand tokens in the last three hours."""
+    values: dict[str, Any] = {
+        "measured_from": ago(180),
+        "measured_until": NOON,
+        "tokens": 6_000,
+        "usd": Decimal("0.03"),
+        "tokens_per_hour": 2_000,
+        "usd_per_hour": Decimal("0.01"),
+    }
+    return BurnRate(**{**values, **overrides})
+
+
+def pace(**overrides: Any) -> Pace:
+    """A cap that is reached on the next day if it goes on like this."""
+    says = "At this pace it is reached on 2026-11-19 12:00 UTC: 6,000 tokens since 2026-11-18 09:00 UTC, 2,000 an hour."
+    values: dict[str, Any] = {"reached_at": ago(-24 * 60), "unit": "tokens", "burn": burn(), "says": says}
+    return Pace(**{**values, **overrides})
 
 
 def provider_usage(provider: str = "openai", **overrides: Any) -> ProviderUsage:
@@ -242,6 +275,16 @@ def role_usage(role: str = "builder", **overrides: Any) -> RoleUsage:
     return RoleUsage(**{**values, **overrides})
 
 
+def category_usage(category: str = "core_backend", **overrides: Any) -> CategoryUsage:
+    """A category in the window."""
+    return CategoryUsage(**{"category": category, **_sums(), **overrides})
+
+
+def day_usage(date: str = "2026-11-16", **overrides: Any) -> DayUsage:
+    """A day in the window."""
+    return DayUsage(**{"date": date, **_sums(), **overrides})
+
+
 def _sums() -> dict[str, Any]:
     return {
         "prompt_tokens": 300_000,
@@ -265,11 +308,17 @@ def usage_summary(**overrides: Any) -> UsageSummary:
         "providers": (provider_usage(),),
         "models": (model_usage(),),
         "roles": (role_usage(), role_usage("agent:planner")),
+        "categories": (category_usage(), category_usage("")),
+        "days": (day_usage(), day_usage("2026-11-17", total_tokens=0), day_usage("2026-11-18", total_tokens=12_000)),
         "caps": (cap_view(),),
+        "burn": burn(),
         "core_tokens": 331_000,
+        "core_cost_usd": Decimal("1.20"),
         "auxiliary_tokens": 12_000,
+        "auxiliary_cost_usd": Decimal(0),
         "total_tokens": 343_000,
         "cost_usd": Decimal("1.20"),
+        "calls": 82,
         "unpriced_calls": 0,
         "breaches": 0,
         "note": "Rehearsals are not in these numbers.",

@@ -21,7 +21,7 @@ from autopack_mcp.status_page.formatting import (
     span_text,
     standing_sign,
 )
-from autopack_mcp.summary.usage import Level
+from autopack_mcp.summary.caps import Level
 from tests.factories import NOON
 
 

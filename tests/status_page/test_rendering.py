@@ -39,8 +39,8 @@ from tests.status_page.samples import (
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "page.md"
 TEMPLATES = Path(rendering.__file__).parent / "templates"
-WORDS_OF_OURS = {"state", "current_phase_state", "period", "level", "is_verified", "scope", "rule", "resets_at"}
-NOT_SHOWN = {"aliases", "categories", "complexities", "updated_at", "request_id", "current_phase_id", "client"}
+WORDS_OF_OURS = {"state", "current_phase_state", "period", "level", "is_verified", "scope", "rule", "resets_at", "unit"}
+NOT_SHOWN = {"label", "aliases", "categories", "complexities", "updated_at", "request_id", "current_phase_id", "client"}
 ELSEWHERE = {"run_id", "commit", "window_label", "kind"}  # Shown in addresses, cut, or only where a phase is missing.
 
 ATTACKS = (
@@ -290,7 +290,7 @@ def test_models_without_a_price_are_unpriced_in_the_usage_table() -> None:
 
 def test_usage_sets_core_and_auxiliary_work_apart() -> None:
     text = words(rendering.usage_page(usage_summary(), NOON))
-    assert "Core builder, auditor 331,000 96.5 % Auxiliary agents 12,000 3.5 %" in text
+    assert "Core builder, auditor 331,000 96.5 % · $1.20 Auxiliary agents 12,000 3.5 % · $0.00" in text
 
 
 def test_a_cap_says_number_word_window_and_reset() -> None:
@@ -306,7 +306,7 @@ def test_a_cap_says_number_word_window_and_reset() -> None:
 
 
 def test_a_provider_without_a_cap_has_no_bar() -> None:
-    html = rendering.usage_page(usage_summary(caps=()), NOON)
+    html = rendering.usage_page(usage_summary(caps=(), days=()), NOON)
     assert "No cap is configured." in words(html)
     assert "svg" not in [element.tag for element in read_html(html).elements if element.get("class") != "shape"]
 

@@ -13,7 +13,8 @@ from autopack_mcp.config.settings import Settings, WindowCap
 from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import RequestRefused
 from autopack_mcp.money import NANO_PER_USD
-from autopack_mcp.summary.usage import CapView, ProviderUsage, UsageSummary, level_of, percent_of, usage_summary
+from autopack_mcp.summary.caps import CapView, level_of, percent_of
+from autopack_mcp.summary.usage import ProviderUsage, UsageSummary, usage_summary
 from autopack_mcp.usage.event import UsageEvent
 from tests.factories import (
     NOON,
@@ -57,6 +58,7 @@ def test_used_is_settled_plus_reserved_against_the_allowance(database: Database)
     row = openai(usage(database, capped(1_001, share="0.5")))
     assert (row.configured_cap_tokens, row.cap_tokens) == (1_001, 500)
     assert (row.charged_tokens, row.reserved_tokens, row.percent_of_cap, row.level) == (300, 150, 90.0, "critical")
+    assert row.resets_at is not None
     assert row.resets_at.isoformat() == "2026-11-23T00:00:00+00:00"
 
 
@@ -145,7 +147,7 @@ def test_caps_of_every_period_stand_fullest_first(database: Database) -> None:
         provider_settings(WindowCap("week", 100), provider="anthropic"),
     )
     caps = usage(database, of).caps
-    assert [(cap.provider, cap.period, cap.label, cap.percent_of_cap) for cap in caps] == [
+    assert [(cap.provider, cap.period, cap.window_label, cap.percent_of_cap) for cap in caps] == [
         ("anthropic", "week", "2026-W47", 50.0),
         ("openai", "month", "2026-11", 50.0),
         ("openai", "day", "2026-11-18", 10.0),
@@ -173,6 +175,79 @@ def test_breaches_of_the_window_are_counted_and_shadow_caps_are_not(database: Da
     database.write_now(book_external, usage_event(scope=shadow), held_against(shadow_cap), NOON)
     assert usage(database, capped()).breaches == 1
     assert usage(database, capped(), offset=-1).breaches == 0
+
+
+def test_a_stretch_between_two_dates_is_measured_against_no_cap(database: Database) -> None:
+    for days, tokens in ((0, 1), (1, 10), (5, 100), (16, 1_000), (17, 10_000)):
+        spend(database, tokens, occurred_at=NOON - timedelta(days=days))
+    of = capped()
+    summary = database.read_now(usage_summary, of, NOON, from_="2026-11-02", to="2026-11-17")
+    assert (summary.period, summary.offset, summary.window_label) == (None, 0, "2026-11-02 to 2026-11-17")
+    assert (summary.starts_at, summary.ends_at) == (NOON.replace(day=2, hour=0), NOON.replace(day=18, hour=0))
+    assert (summary.total_tokens, summary.caps, summary.burn) == (1_110, (), None)
+    row = openai(summary)
+    assert (row.period, row.cap_tokens, row.percent_of_cap, row.level, row.resets_at) == (None,) * 5
+    assert (row.total_tokens, row.charged_tokens) == (1_110, 1_110)
+
+
+def test_a_stretch_of_hours_holds_its_hours_and_no_more(database: Database) -> None:
+    for hours in (0, 1, 13, 36, 37, 60):
+        spend(database, 1 << hours, occurred_at=NOON - timedelta(hours=hours))
+    start = NOON - timedelta(hours=36)
+    summary = database.read_now(usage_summary, capped(), NOON, from_=start, to=NOON)
+    assert summary.total_tokens == (1 << 1) + (1 << 13) + (1 << 36)
+    assert [(day.date, day.total_tokens) for day in summary.days] == [
+        ("2026-11-17", 1 << 36 | 1 << 13),
+        ("2026-11-18", 1 << 1),
+    ]
+
+
+def test_what_calls_in_flight_hold_is_shown_without_a_cap_too(database: Database) -> None:
+    database.write_now(reserve, reservation(), held_against(), None, NOON)
+    database.write_now(reserve, reservation(scope=call_scope(purpose="rehearsal")), held_against(), None, NOON)
+    assert openai(usage(database, settings())).reserved_tokens == 100
+
+
+def test_history_has_every_day_that_has_begun(database: Database) -> None:
+    spend(database, 7, cost_nano=NANO_PER_USD)
+    spend(database, 5, occurred_at=NOON - timedelta(days=2), cost_nano=None)
+    days = usage(database, capped()).days
+    assert [(day.date, day.total_tokens, day.cost_usd, day.unpriced_calls) for day in days] == [
+        ("2026-11-16", 5, None, 1),
+        ("2026-11-17", 0, Decimal(0), 0),
+        ("2026-11-18", 7, Decimal(1), 0),
+    ]
+
+
+def test_categories_are_told_apart_and_calls_without_one_have_none(database: Database) -> None:
+    spend(database, 5, category="ui")
+    spend(database, 7, category=None)
+    spend(database, 1, category="ui")
+    found = [(row.category, row.total_tokens, row.calls) for row in usage(database, capped()).categories]
+    assert found == [("", 7, 1), ("ui", 6, 2)]
+
+
+def test_the_present_window_has_a_rate_and_past_ones_have_none(database: Database) -> None:
+    spend(database, 600, occurred_at=NOON - timedelta(hours=3))
+    burn = usage(database, capped()).burn
+    assert burn is not None
+    assert (burn.tokens_per_hour, burn.measured_from) == (200, NOON - timedelta(hours=3))
+    assert usage(database, capped(), offset=-1).burn is None
+
+
+def test_core_and_auxiliary_costs_stand_apart(database: Database) -> None:
+    spend(database, 1, cost_nano=NANO_PER_USD)
+    spend(database, 1, scope=call_scope(role="agent:planner"), cost_nano=None)
+    summary = usage(database, capped())
+    assert (summary.core_cost_usd, summary.auxiliary_cost_usd, summary.cost_usd) == (Decimal(1), None, Decimal(1))
+
+
+def test_hidden_characters_in_names_are_shown(database: Database) -> None:
+    spend(database, 1, model="gpt\u202e\x1b[2J", category="a\nb", scope=call_scope(role="agent:\u200b"))
+    summary = usage(database, capped())
+    assert [summary.models[0].model, summary.categories[0].category, summary.roles[0].role] == [
+        "gpt\\u202e\\x1b[2J", "a\\nb", "agent:\\u200b",
+    ]  # fmt: skip
 
 
 def test_a_window_of_the_future_is_refused(database: Database) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,12 +12,9 @@ from hypothesis import strategies as st
 from autopack_mcp.budgets.ledger import book_external
 from autopack_mcp.clock import ManualClock
 from autopack_mcp.database.engine import Database
-from autopack_mcp.errors import RequestRefused
 from autopack_mcp.usage.event import UsageEvent
 from autopack_mcp.usage.service import (
-    OLDEST_OFFSET,
     UsageService,
-    asked_window,
     spent_by_phase,
     spent_by_run,
     usage_by_category,
@@ -25,9 +22,10 @@ from autopack_mcp.usage.service import (
     usage_by_role,
     usage_of_run,
 )
+from autopack_mcp.usage.spans import asked_span
 from tests.factories import NOON, call_scope, held_against, token_counts, usage_event
 
-WEEK = asked_window("week", 0, NOON)
+WEEK = asked_span(NOON)
 
 
 def book(database: Database, *events: UsageEvent) -> None:
@@ -132,26 +130,6 @@ def test_core_roles_are_builder_and_auditor(database: Database) -> None:
 def test_calls_without_a_category_have_the_empty_one(database: Database) -> None:
     book(database, usage_event(category=None), usage_event(category="ui"))
     assert {row.category for row in database.read_now(usage_by_category, WEEK)} == {"", "ui"}
-
-
-@pytest.mark.parametrize(
-    ("period", "offset", "message"),
-    [
-        ("year", 0, "Unknown period 'year'. Periods are day, week, month."),
-        ("week", 1, "Offset 1 names no past or present week. 0 is the current week"),
-        ("day", OLDEST_OFFSET - 1, f"down to {OLDEST_OFFSET}"),
-    ],
-    ids=["unknown period", "the future", "before anything"],
-)
-def test_a_window_that_does_not_exist_is_refused_with_those_that_do(period: str, offset: int, message: str) -> None:
-    with pytest.raises(RequestRefused) as refusal:
-        asked_window(period, offset, NOON)
-    assert message in str(refusal.value)
-
-
-@pytest.mark.parametrize("period", ["day", "week", "month"])
-def test_the_oldest_window_can_be_asked_for(period: str) -> None:
-    assert asked_window(period, OLDEST_OFFSET, datetime(2026, 1, 1, tzinfo=UTC)).start.year > 1
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
