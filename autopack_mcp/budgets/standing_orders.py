@@ -94,6 +94,15 @@ class OrderCap:
     counts_call: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class LaidDown:
+    """What came of laying an order down: the one in force, whether it is new, and the one whose place it took."""
+
+    order: StandingOrder
+    is_new: bool
+    replaced_id: int | None = None
+
+
 _ORDER_FIELDS = tuple(StandingOrder.__dataclass_fields__)
 _NAME = "Standing order"  # How whatever an order does opens its reason; ``is_ordered`` knows it by that.
 # Without an order by id they would come as the engine likes; the oldest is named first when several say no.
@@ -121,10 +130,37 @@ def add_order(connection: Connection, order: StandingOrder) -> int:
     return found
 
 
+def lay_down(connection: Connection, order: StandingOrder) -> LaidDown:
+    """Put an order in force unless one that says the same is, and has not fired. One that has is replaced.
+
+    Whoever lays down the same order after it has fired wants it to act once more.
+    """
+    same = _same_order(connection, order)
+    if same is not None:
+        if not firings_of(connection, (same.order_id,), 1):
+            return LaidDown(same, is_new=False)
+        withdraw_order(connection, same.order_id, order.created_at)
+    new = replace(order, order_id=add_order(connection, order))
+    return LaidDown(new, is_new=True, replaced_id=None if same is None else same.order_id)
+
+
 def withdraw_order(connection: Connection, order_id: int, at: datetime) -> bool:
     """Take an order out of force; False when there is none of this id in force."""
     mine = (standing_orders.c.order_id == order_id, standing_orders.c.withdrawn_at.is_(None))
     return connection.execute(update(standing_orders).where(*mine).values(withdrawn_at=at)).rowcount == 1
+
+
+def order_by_id(connection: Connection, order_id: int) -> StandingOrder | None:
+    """One order, in force or withdrawn; None when there never was one of this number."""
+    found = select(standing_orders).where(standing_orders.c.order_id == order_id)
+    row = connection.execute(found).mappings().first()
+    return None if row is None else _order(row)
+
+
+def newest_orders(connection: Connection, limit: int) -> tuple[StandingOrder, ...]:
+    """The newest ``limit`` orders, in force or withdrawn, newest first."""
+    found = select(standing_orders).order_by(standing_orders.c.order_id.desc()).limit(limit)
+    return tuple(_order(row) for row in connection.execute(found).mappings())
 
 
 def orders_in_force(connection: Connection, run_id: str | None = None) -> tuple[StandingOrder, ...]:
@@ -304,6 +340,15 @@ def _bare_cap(order: StandingOrder, call: CallScope, at: datetime) -> ScopeCap |
     if call.phase_id is None:
         return None
     return ScopeCap(phase_scope(prefix, call.run_id, call.phase_id), "phase", label, None, None)
+
+
+def _same_order(connection: Connection, order: StandingOrder) -> StandingOrder | None:
+    """The order in force that says the very same, whoever laid it down."""
+    says = ("action", "subject", "unit", "threshold", "run_id", "provider", "period")
+    same = [standing_orders.c[name].is_not_distinct_from(getattr(order, name)) for name in says]
+    found = select(standing_orders).where(standing_orders.c.withdrawn_at.is_(None), *same)
+    row = connection.execute(found.order_by(standing_orders.c.order_id)).mappings().first()
+    return None if row is None else _order(row)
 
 
 def _from_driver(row: tuple[Any, ...]) -> StandingOrder:

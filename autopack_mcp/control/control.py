@@ -1,7 +1,7 @@
 """Everything that people may ask of runs, behind one door, from any client.
 
-It hands each wish to the part that knows its noun (``starting``, ``requests``, ``notes``, ``overrides``) and moves no
-run itself. The MCP tools and the command line call it, so both answer alike.
+It hands each wish to the part that knows its noun (``starting``, ``requests``, ``notes``, ``overrides``, ``orders``) and
+moves no run itself. The MCP tools and the command line call it, so both answer alike.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from autopack_mcp.clock import Clock
 from autopack_mcp.config.settings import Settings
 from autopack_mcp.control.notes import NoteOutcome, Notes
+from autopack_mcp.control.orders import OrderOutcome, Orders, OrderWish
 from autopack_mcp.control.overrides import OverrideOutcome, Overrides, OverrideWish
 from autopack_mcp.control.person import Person
 from autopack_mcp.control.requests import ACKNOWLEDGE_S, WAIT_S, RequestOutcome, Requests
@@ -52,6 +53,7 @@ class Control:
         )
         self._notes = Notes(database=database, clock=clock)
         self._overrides = Overrides(database=database, clock=clock, settings=settings, snapshots=snapshots)
+        self._orders = Orders(database=database, clock=clock, settings=settings)
 
     async def start_named(self, name: str, person: Person, *, is_rehearsal: bool = False) -> Started:
         """Start a plan of a plan folder by its name."""
@@ -90,3 +92,11 @@ class Control:
     async def override(self, wish: OverrideWish, person: Person) -> OverrideOutcome:
         """Choose another model for part of a run, or for all later runs."""
         return await self._overrides.override(wish, person)
+
+    async def set_order(self, wish: OrderWish, person: Person) -> OrderOutcome:
+        """Lay down a standing order."""
+        return await self._orders.set_order(wish, person)
+
+    async def remove_order(self, order_id: int) -> str:
+        """Take a standing order out of force."""
+        return await self._orders.remove_order(order_id)
