@@ -208,7 +208,9 @@ class QuotaExhausted(RoutingError):
 
     def __init__(self, denial: Denial) -> None:
         resets = f" It resets at {denial.resets_at:%Y-%m-%d %H:%M} UTC." if denial.resets_at else ""
-        super().__init__(denial.why + resets, hint="Raise the cap, wait for the reset, or choose another provider.")
+        # A cap without a window is a run's or a phase's: no other provider helps it, and no time.
+        hint = "Raise the cap, wait for the reset, or choose another provider." if resets else "Raise the cap to go on."
+        super().__init__(denial.why + resets, hint=hint)
         self.denial = denial
 
 

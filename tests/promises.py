@@ -276,6 +276,21 @@ CAPS = (
         16,
     ),
     Promise(
+        "A run that its own cap or a phase's has stopped says what to say, and goes on where it paused when that is"
+        " raised; a cap lowered below what is spent denies the next call and breaks nothing.",
+        ("docs/runs.md#Raising a cap",),
+        (
+            *_held(
+                "runs/raising_caps",
+                "a_run_stopped_by_its_cap_says_what_to_say_and_goes_on_where_it_paused",
+                "the_cap_of_a_phase_stops_the_run_and_raised_lets_it_go_on",
+                "a_cap_lowered_below_what_is_spent_stops_the_run_at_its_next_call_and_breaks_nothing",
+                "a_run_that_an_account_stopped_stays_stopped_and_says_which_cap_it_was",
+            ),
+            *_held("runs/cap_changes", "a_cap_that_is_so_already_changes_nothing_and_leaves_no_event"),
+        ),
+    ),
+    Promise(
         "A rehearsal buys nothing, needs no key, keeps the caps in a shadow of its own and says what it is.",
         ("README.md#autopack-mcp", "docs/accounting.md#Rehearsal figures"),
         (

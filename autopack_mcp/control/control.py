@@ -1,7 +1,7 @@
 """Everything that people may ask of runs, behind one door, from any client.
 
-It hands each wish to the part that knows its noun (``starting``, ``requests``, ``notes``, ``overrides``, ``orders``) and
-moves no run itself. The MCP tools and the command line call it, so both answer alike.
+It hands each wish to the part that knows its noun (``starting``, ``requests``, ``notes``, ``overrides``, ``orders``)
+and moves no run itself. The MCP tools and the command line call it, so both answer alike.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from autopack_mcp.clock import Clock
 from autopack_mcp.config.settings import Settings
+from autopack_mcp.control.caps import CapWish
 from autopack_mcp.control.notes import NoteOutcome, Notes
 from autopack_mcp.control.orders import OrderOutcome, Orders, OrderWish
 from autopack_mcp.control.overrides import OverrideOutcome, Overrides, OverrideWish
@@ -80,6 +81,10 @@ class Control:
     async def request(self, run_id: str, action: Action, person: Person, *, now: bool = False) -> RequestOutcome:
         """Ask a run to pause, resume or cancel."""
         return await self._requests.request(run_id, action, person, now=now)
+
+    async def raise_cap(self, run_id: str, wish: CapWish, person: Person) -> RequestOutcome:
+        """Give a run, or one of its phases, other caps."""
+        return await self._requests.raise_cap(run_id, wish, person)
 
     async def add_note(self, run_id: str, text: str, source: Source, person: Person) -> NoteOutcome:
         """Put a note in force for the whole run."""

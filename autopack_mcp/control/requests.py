@@ -1,4 +1,4 @@
-"""Asking a run to pause, resume or cancel: the wish is a row, and its answer is waited for briefly.
+"""Asking a run to pause, resume or cancel, or to have other caps: the wish is a row, its answer is waited for briefly.
 
 It never moves a run itself: the supervisor does, and writes what came of it into the row. ``Control`` calls it for the
 MCP tools and the command line alike.
@@ -7,22 +7,26 @@ MCP tools and the command line alike.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from sqlalchemy import Connection
 
 from autopack_mcp.clock import Clock
+from autopack_mcp.control.caps import CapWish, checked_caps
 from autopack_mcp.control.person import Person
 from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import IllegalTransition, RequestRefused
+from autopack_mcp.runs.cap_changes import answer_to
 from autopack_mcp.runs.launch import SupervisorLauncher
 from autopack_mcp.runs.progress import current_phase
 from autopack_mcp.runs.records import PhaseRecord, RunRecord
 from autopack_mcp.runs.requests import (
     ALREADY_TRUE,
     Action,
+    RequestAction,
     RequestRecord,
     add_request,
     event_of,
@@ -85,13 +89,36 @@ class Requests:
                 return RequestOutcome(run_id, action, run.state, message, _is_underway(action, run.state))
             if next_run_state(run.state, event_of(action, run.state)) is None:
                 raise IllegalTransition(run.state, action, _allowed_actions(run.state))
+        return await self._ask(run_id, action, person, {"now": now})
+
+    async def raise_cap(self, run_id: str, wish: CapWish, person: Person) -> RequestOutcome:
+        """Give a run, or one of its phases, other caps: the new totals, also below what is spent.
+
+        A run that this very cap has stopped goes on where it paused. Asking for caps that are so already changes
+        nothing and says so.
+
+        Raises:
+            RunNotFound; RequestRefused: no usable amount, or the run has no such phase.
+            IllegalTransition: it has ended. SupervisorUnavailable: nobody can act.
+        """
+        new = checked_caps(wish)
+        run, is_undisturbed = await self._database.read(_run_and_peace, run_id)
+        answer = await self._database.read(answer_to, run, new, self._clock.now())
+        if is_undisturbed and not answer.changes:
+            message = f"{answer.words} Run {run_id} is {run.state}: {run.why}"
+            return RequestOutcome(run_id, "raise_cap", run.state, message, False)
+        return await self._ask(run_id, "raise_cap", person, asdict(new))
+
+    async def _ask(
+        self, run_id: str, action: RequestAction, person: Person, arguments: Mapping[str, Any]
+    ) -> RequestOutcome:
         await self._supervisors.ensure()
         request_id = await self._database.write(
-            add_request, run_id, action, person.author, person.client, self._clock.now(), {"now": now}
+            add_request, run_id, action, person.author, person.client, self._clock.now(), arguments
         )
         return await self._outcome(run_id, action, request_id)
 
-    async def _outcome(self, run_id: str, action: Action, request_id: str) -> RequestOutcome:
+    async def _outcome(self, run_id: str, action: RequestAction, request_id: str) -> RequestOutcome:
         """Wait until the request is answered and has happened, but never longer than a chat waits for its answer."""
         changes = ChangeWatch(self._database)
         now_s = asyncio.get_running_loop().time
@@ -120,7 +147,7 @@ def _run_and_peace(connection: Connection, run_id: str) -> tuple[RunRecord, bool
     return run_by_id(connection, run_id), not pending_requests(connection, (run_id,))
 
 
-def _is_underway(action: Action, state: RunState) -> bool:
+def _is_underway(action: RequestAction, state: RunState) -> bool:
     """Whether what was asked has begun and is not done yet."""
     return (action, state) in (("pause", "pausing"), ("cancel", "cancelling"))
 

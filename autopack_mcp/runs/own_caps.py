@@ -7,11 +7,25 @@ of a new run, a request of a person changes them; the ledger reads them anew ins
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, update
 
-from autopack_mcp.database.tables import phase_caps
+from autopack_mcp.budgets.ledger import RunFence
+from autopack_mcp.database.tables import phase_caps, runs
+from autopack_mcp.errors import LeaseLost
 from autopack_mcp.plans.plan import PhaseSpec
+
+
+@dataclass(frozen=True, slots=True)
+class NewCaps:
+    """The caps that a run, or one of its phases, is to have from now on: whole amounts, None where nothing changes."""
+
+    tokens: int | None = None
+    nano_usd: int | None = None
+    phase_id: str | None = None
 
 
 def insert_phase_caps(connection: Connection, run_id: str, phases: Sequence[PhaseSpec]) -> None:
@@ -28,3 +42,26 @@ def insert_phase_caps(connection: Connection, run_id: str, phases: Sequence[Phas
     ]
     if rows:
         connection.execute(insert(phase_caps), rows)
+
+
+def set_caps(connection: Connection, fence: RunFence, new: NewCaps, at: datetime) -> None:
+    """Give a run in hand, or a phase of it, other caps; they hold for the very next reservation.
+
+    Raises:
+        LeaseLost: the fence is stale.
+    """
+    named = {"token_cap": new.tokens, "cost_cap_nano": new.nano_usd}
+    values = {name: value for name, value in named.items() if value is not None}
+    mine = (runs.c.run_id == fence.run_id, runs.c.lease_token == fence.lease_token)
+    of_run: dict[str, Any] = {} if new.phase_id is not None else values
+    if connection.execute(update(runs).where(*mine).values(updated_at=at, **of_run)).rowcount == 0:
+        raise LeaseLost(fence.run_id)
+    if new.phase_id is not None:
+        _set_phase_caps(connection, fence.run_id, new.phase_id, values)
+
+
+def _set_phase_caps(connection: Connection, run_id: str, phase_id: str, values: dict[str, int]) -> None:
+    # The run's row, which was just updated, is locked: nobody else can write the first row of this phase meanwhile.
+    here = (phase_caps.c.run_id == run_id, phase_caps.c.phase_id == phase_id)
+    if connection.execute(update(phase_caps).where(*here).values(**values)).rowcount == 0:
+        connection.execute(insert(phase_caps).values(run_id=run_id, phase_id=phase_id, **values))

@@ -17,7 +17,8 @@ from sqlalchemy import Connection, insert, select, update
 from autopack_mcp.database.tables import requests
 from autopack_mcp.runs.states import RunEvent, RunState
 
-Action = Literal["pause", "resume", "cancel"]
+Action = Literal["pause", "resume", "cancel"]  # What moves a run, or is refused because of where it stands.
+RequestAction = Literal["pause", "resume", "cancel", "raise_cap"]
 RequestState = Literal["pending", "done", "refused"]
 
 # What a request already is when the run stands there: asking again answers, and changes nothing.
@@ -34,7 +35,7 @@ class RequestRecord:
 
     request_id: str
     run_id: str
-    action: Action
+    action: RequestAction
     author: str
     client: str
     state: RequestState
@@ -52,7 +53,7 @@ def event_of(action: Action, state: RunState) -> RunEvent:
 def add_request(
     connection: Connection,
     run_id: str,
-    action: Action,
+    action: RequestAction,
     author: str,
     client: str,
     at: datetime,

@@ -24,9 +24,12 @@ from autopack_mcp.budgets.standing_orders import unhandled_firings
 from autopack_mcp.clock import Clock
 from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.database.engine import Database
-from autopack_mcp.errors import DatabaseError, LeaseLost, SupervisorUnavailable
+from autopack_mcp.errors import DatabaseError, IllegalTransition, LeaseLost, RequestRefused, SupervisorUnavailable
+from autopack_mcp.runs.cap_changes import answer_to
 from autopack_mcp.runs.driver import RunDriver
 from autopack_mcp.runs.firings import heed_unattended
+from autopack_mcp.runs.own_caps import NewCaps, set_caps
+from autopack_mcp.runs.records import RunRecord
 from autopack_mcp.runs.requests import (
     ALREADY_TRUE,
     RequestRecord,
@@ -36,7 +39,17 @@ from autopack_mcp.runs.requests import (
     pending_requests,
 )
 from autopack_mcp.runs.states import RunState, next_run_state
-from autopack_mcp.runs.store import claim, claimable_runs, let_go, move_phase, move_run, phases_of_run, renew, run_by_id
+from autopack_mcp.runs.store import (
+    claim,
+    claimable_runs,
+    let_go,
+    move_phase,
+    move_run,
+    phases_of_run,
+    record_event,
+    renew,
+    run_by_id,
+)
 from autopack_mcp.runs.supervision import (
     SupervisorRecord,
     renew_supervisor,
@@ -256,6 +269,8 @@ def obey(
         LeaseLost: ``fence`` is stale. RunNotFound: there is no such run.
     """
     run = run_by_id(connection, request.run_id)
+    if request.action == "raise_cap":
+        return _change_caps(connection, request, run, fence, owner, at)
     wants_now = request.action == "pause" and bool(request.arguments.get("now"))
     if run.state in ALREADY_TRUE[request.action]:
         return _answered(connection, request, "done", Obeyed(f"It was already {run.state}.", wants_now), at)
@@ -272,6 +287,30 @@ def obey(
     if fence is None:
         let_go(connection, mine)
     return _answered(connection, request, "done", Obeyed("Done.", wants_now or request.action == "cancel"), at)
+
+
+def _change_caps(
+    connection: Connection, request: RequestRecord, run: RunRecord, fence: RunFence | None, owner: str, at: datetime
+) -> Obeyed | None:
+    """Give a run other caps, and let it go on when it was one of them that had stopped it."""
+    new = NewCaps(**request.arguments)
+    try:
+        answer = answer_to(connection, run, new, at)
+    except (RequestRefused, IllegalTransition) as error:
+        return _answered(connection, request, "refused", Obeyed(str(error)), at)
+    if answer.changes:
+        mine = fence or claim(connection, run.run_id, owner, at, RUN_LEASE_S)
+        if mine is None:
+            return None
+        by = f"{request.author} through {request.client}"
+        set_caps(connection, mine, new, at)
+        for change in answer.changes:
+            record_event(connection, run.run_id, at, "cap", f"{by} changed {change.event}", new.phase_id)
+        if answer.resumes:
+            move_run(connection, mine, "resume", f"{by} raised the cap that had stopped it", at)
+        if fence is None:
+            let_go(connection, mine)
+    return _answered(connection, request, "done", Obeyed(answer.words), at)
 
 
 def _answered(

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from autopack_mcp.budgets.caps import CallScope, ScopeCap, shadow_prefix
 from autopack_mcp.budgets.counters import ScopeUse, scope_use
 from autopack_mcp.notes import NOTE_LIMIT, Note, notes_of_run
+from autopack_mcp.runs.cap_stops import cap_stop
 from autopack_mcp.runs.overview import (
     AttemptModels,
     phases_with_models,
@@ -392,6 +393,9 @@ def needs_you_now(run: RunRecord, *, is_supervised: bool) -> NeedsYou | None:
     if run.state == "paused":
         return NeedsYou(f"It is paused{why}", resume)
     if run.state == "budget_paused":
+        stop = cap_stop(run)
+        if stop is not None:
+            return NeedsYou(f"Its own cap stopped it{why} It goes on where it paused.", stop.words)
         return NeedsYou(f"A cap stopped it{why} Raise the cap or wait for its reset, then resume.", resume)
     if run.state == "needs_attention":
         return NeedsYou(f"It cannot go on by itself{why} Resuming tries the failed phase again.", resume)
