@@ -87,10 +87,14 @@ class UsageLine:
 
 @dataclass(frozen=True, slots=True)
 class ReportedUsage:
-    """What a provider said about one call: at least one line, and the raw body it was read from."""
+    """What a provider said about one call: at least one line, and the raw body it was read from.
+
+    ``inference_geo`` is where it was computed, as far as that has a price of its own ("us").
+    """
 
     lines: tuple[UsageLine, ...]
     service_tier: str | None = None
+    inference_geo: str | None = None
     tool_calls: Mapping[str, int] = field(default_factory=dict)
     raw: Mapping[str, Any] = field(default_factory=dict)
 

@@ -36,6 +36,12 @@ _LISTS: Mapping[str, tuple[str, ...]] = {
     "glm": ("zai", "zhipuai"),
 }
 
+# Anthropic bills the tokens of a call that it computed in the US at 1.1 times their price, and its answer says so; the
+# list does not know that. A workspace may ask for it by its settings, so a bound must hold it; models up to 4.5 cannot
+# be asked. Source: "Data residency" in Anthropic's documentation, 2026-11.
+_GEO_FACTORS: Mapping[tuple[str, str], Decimal] = {("anthropic", "us"): Decimal("1.1")}
+_WITHOUT_GEO = re.compile(r"claude-(v1|[123]\b|(opus|sonnet|haiku)-4-[0-5]\b)")
+
 # What a provider appends to the name we asked for: a date, or "latest". Anything else is another model.
 _DATED = re.compile(r"[-@:](latest|\d{8}|\d{4}-\d{2}-\d{2})")
 
@@ -84,6 +90,16 @@ class _Rates:
     reasoning: _Rate | None = None
     usd_per_thousand_calls: Decimal = Decimal(0)
     usd_per_thousand_web_searches: Decimal | None = None
+    token_factor: Decimal = Decimal(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """How a call was served, as far as that has a price of its own: the words of ``PriceBook.price``."""
+
+    service_tier: str | None = None
+    processing: Processing = "sync"
+    inference_geo: str | None = None
 
 
 class PriceBook:
@@ -108,13 +124,15 @@ class PriceBook:
         service_tier: str | None = None,
         processing: Processing = "sync",
         tool_calls: Mapping[str, int] | None = None,
+        inference_geo: str | None = None,
     ) -> Price | None:
         """What one usage line cost at ``at`` (aware), or None when the list does not know or has no price for a part.
 
-        ``service_tier`` is the one the provider reported ("flex", "priority", Anthropic's "fast"); ``tool_calls`` adds
-        web searches. Rounded once, half to even, to the nearest nano-dollar: the error has no sign that could add up.
+        ``service_tier`` is the one the provider reported ("flex", "priority", Anthropic's "fast"), ``inference_geo``
+        where it says that it computed; ``tool_calls`` adds web searches. Rounded once, half to even, to the nearest
+        nano-dollar: the error has no sign that could add up.
         """
-        rates = self._rates(provider, model, at, _context(provider, service_tier, processing))
+        rates = self._rates(provider, model, at, _Serving(service_tier, processing, inference_geo))
         cost = None if rates is None else _exact_nano(rates, counts, tool_calls or {})
         return None if rates is None or cost is None else Price(_nearest(cost), rates.version)
 
@@ -131,7 +149,9 @@ class PriceBook:
         for line in usage.lines:
             searches = {} if prices else usage.tool_calls  # They belong to the call, so they are counted once.
             priced = (
-                self.price(provider, name, line.counts, at, usage.service_tier, processing, searches)
+                self.price(
+                    provider, name, line.counts, at, usage.service_tier, processing, searches, usage.inference_geo
+                )
                 for name in self._names(model, line.model, is_only_line=len(usage.lines) == 1)
             )
             found = next((price for price in priced if price is not None), None)
@@ -145,23 +165,24 @@ class PriceBook:
     ) -> int | None:
         """The most that a call within these bounds can cost, rounded up; None when no price is known.
 
-        Takes the dearest way the list knows to bill the input (a 1 hour cache write often costs twice the input) and
-        the dearest long-context step within reach. Not in it, because we never ask for them: priority and fast
-        processing, and searches by the provider's own tools.
+        Takes the dearest way the list knows to bill the input (a 1 hour cache write often costs twice the input), the
+        dearest long-context step within reach, and the dearest place to compute. Not in it, because we never ask for
+        them: priority and fast processing, and searches by the provider's own tools.
         """
-        rates = self._rates(provider, model, at, {})
+        rates = self._rates(provider, model, at, _Serving())
         if rates is None or rates.input is None or rates.output is None:
             return None
         of_input = [rates.input, rates.cache_read, rates.cache_write, rates.cache_write_1h]
         of_output = [rates.output, rates.reasoning]
         tokens = _dearest(of_input, input_tokens_bound) * input_tokens_bound
         tokens += _dearest(of_output, input_tokens_bound) * output_tokens_bound
-        exact = tokens * _NANO_PER_TOKEN + rates.usd_per_thousand_calls * _NANO_PER_THOUSANDTH
+        exact = tokens * _NANO_PER_TOKEN * self._dearest_place(provider, model)
+        exact += rates.usd_per_thousand_calls * _NANO_PER_THOUSANDTH
         return int(exact.to_integral_value(ROUND_CEILING))
 
     def unit_prices(self, provider: str, model: str, at: datetime) -> UnitPrices | None:
         """Prices per million tokens for comparing two models; None when either is unknown."""
-        rates = self._rates(provider, model, at, {})
+        rates = self._rates(provider, model, at, _Serving())
         if rates is None or rates.input is None or rates.output is None:
             return None
         return UnitPrices(rates.input.base, rates.output.base)
@@ -172,7 +193,15 @@ class PriceBook:
             return (answered or asked,)
         return (asked, answered) if self._override(asked.lower()) else (answered, asked)
 
-    def _rates(self, provider: str, model: str, at: datetime, context: Mapping[str, str]) -> _Rates | None:
+    def _dearest_place(self, provider: str, model: str) -> Decimal:
+        entry = None if self._override(model.lower()) else self._entry(provider, model)
+        if entry is None or _WITHOUT_GEO.match(entry.model.id):
+            return Decimal(1)
+        return max(
+            (factor for (vendor, _), factor in _GEO_FACTORS.items() if vendor == entry.list_id), default=Decimal(1)
+        )
+
+    def _rates(self, provider: str, model: str, at: datetime, serving: _Serving) -> _Rates | None:
         override = self._override(model.lower())
         if override is not None:
             return _rates_of_override(override)
@@ -180,7 +209,7 @@ class PriceBook:
         if entry is None:
             return None
         try:
-            return _rates_of_entry(entry, at.astimezone(UTC), context)
+            return _rates_of_entry(entry, at.astimezone(UTC), serving)
         except (LookupError, ValueError, ArithmeticError):
             return None  # The list contradicts itself for this model; unpriced is the honest answer.
 
@@ -231,22 +260,24 @@ def _vendors_of(provider: str, base_url: str | None, vendors: Iterable[listed.Pr
     return [vendor for wanted in ids for vendor in vendors if vendor.id == wanted]
 
 
-def _context(provider: str, service_tier: str | None, processing: Processing) -> Mapping[str, str]:
+def _context(entry: _Entry, serving: _Serving) -> Mapping[str, str]:
     """What selects a variant in the list. Batch is a tier in Anthropic's answers, and its fast mode is a speed."""
-    context: dict[str, str] = {}
-    if processing == "batch" or service_tier == "batch":
-        context["processing"] = "batch"
-    elif service_tier == "fast" and provider == "anthropic":
-        context["speed"] = "fast"
-    elif service_tier:
-        context["service_tier"] = service_tier
-    return context
+    if not entry.is_own:
+        return {}
+    if serving.processing == "batch" or serving.service_tier == "batch":
+        return {"processing": "batch"}
+    if serving.service_tier == "fast" and entry.list_id == "anthropic":
+        return {"speed": "fast"}
+    return {"service_tier": serving.service_tier} if serving.service_tier else {}
 
 
-def _rates_of_entry(entry: _Entry, at: datetime, context: Mapping[str, str]) -> _Rates:
-    prices = entry.model.get_prices(at, context if entry.is_own else None).__dict__
-    standard = entry.model.get_prices(at).__dict__
-    applied = [value for value in context.values() if entry.is_own and prices != standard]
+def _rates_of_entry(entry: _Entry, at: datetime, serving: _Serving) -> _Rates:
+    context = _context(entry, serving)
+    prices = entry.model.get_prices(at, context or None).__dict__
+    applied = list(context.values()) if context and prices != entry.model.get_prices(at).__dict__ else []
+    factor = _GEO_FACTORS.get((entry.list_id, serving.inference_geo or ""), Decimal(1))
+    if factor != 1:
+        applied.append(f"computed in {serving.inference_geo}")
     calls, searches = prices.get("requests_kcount"), prices.get("web_searches_kcount")
     return _Rates(
         version=_version(entry, at, applied),
@@ -258,6 +289,7 @@ def _rates_of_entry(entry: _Entry, at: datetime, context: Mapping[str, str]) -> 
         reasoning=_rate(prices.get("output_reasoning_mtok")),
         usd_per_thousand_calls=calls if isinstance(calls, Decimal) else Decimal(0),
         usd_per_thousand_web_searches=searches if isinstance(searches, Decimal) else None,
+        token_factor=factor,
     )
 
 
@@ -310,13 +342,14 @@ def _exact_nano(rates: _Rates, counts: TokenCounts, tool_calls: Mapping[str, int
         (counts.output - counts.reasoning, rates.output),
         (counts.reasoning, rates.reasoning or rates.output),
     )
-    cost = rates.usd_per_thousand_calls * _NANO_PER_THOUSANDTH
+    of_tokens = Decimal(0)
     for tokens, rate in charged:
         if tokens == 0:
             continue
         if rate is None:
             return None
-        cost += rate.at(counts.total_input) * tokens * _NANO_PER_TOKEN
+        of_tokens += rate.at(counts.total_input) * tokens * _NANO_PER_TOKEN
+    cost = of_tokens * rates.token_factor + rates.usd_per_thousand_calls * _NANO_PER_THOUSANDTH
     if rates.usd_per_thousand_web_searches is not None:
         cost += tool_calls.get("web_search_requests", 0) * rates.usd_per_thousand_web_searches * _NANO_PER_THOUSANDTH
     return cost

@@ -61,6 +61,15 @@ def read_own_usage(api: UsageApi, body: JsonObject) -> ReportedUsage | None:
     return usage if usage is not None and usage.counts.total > 0 else None
 
 
+def read_inference_geo(usage: JsonObject) -> str | None:
+    """Where a usage object (also one that was recorded) says that the call was computed, lower case.
+
+    Anthropic's word; "global" and "not_available" are no place, and give None.
+    """
+    place = (_text(usage.get("inference_geo")) or "").lower()
+    return None if place in ("", "global", "not_available") else place
+
+
 def _read_chat(body: JsonObject) -> ReportedUsage:
     usage = _object(body, "usage")
     return _reported(body, usage, _openai_counts(usage, _output_with_hidden_thinking))
@@ -185,7 +194,13 @@ def _reported(body: JsonObject, usage: JsonObject, counts: TokenCounts) -> Repor
 
 
 def _reported_lines(body: JsonObject, usage: JsonObject, lines: tuple[UsageLine, ...]) -> ReportedUsage:
-    return ReportedUsage(lines, service_tier=_service_tier(body, usage), tool_calls=_tool_calls(usage), raw=dict(usage))
+    return ReportedUsage(
+        lines,
+        service_tier=_service_tier(body, usage),
+        inference_geo=read_inference_geo(usage),
+        tool_calls=_tool_calls(usage),
+        raw=dict(usage),
+    )
 
 
 def _service_tier(body: JsonObject, usage: JsonObject) -> str | None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from autopack_mcp.config.settings import provider_id
 from autopack_mcp.usage.event import ReportedUsage, UsageEvent, UsageLine
 from autopack_mcp.usage.prices import PriceBook
+from autopack_mcp.usage.reading import read_inference_geo
 
 
 class UsageRecorder:
@@ -40,6 +41,7 @@ class UsageRecorder:
         if event.cost_nano is not None:
             return event
         lines = event.lines or (UsageLine(event.model, event.counts),)
-        usage = ReportedUsage(lines, event.service_tier, event.tool_calls)
+        geo = read_inference_geo(event.raw_usage or {})
+        usage = ReportedUsage(lines, event.service_tier, geo, event.tool_calls)
         price = self._price_book().price_usage(event.provider, event.model, usage, event.occurred_at, event.processing)
         return event if price is None else replace(event, cost_nano=price.cost_nano, price_version=price.version)

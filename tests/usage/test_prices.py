@@ -150,6 +150,55 @@ def test_tier_and_batch_have_their_own_price(
     assert price == Price(nano, f"{LISTED} {provider}/{model}{variant}")
 
 
+@pytest.mark.parametrize(
+    "provider, model, tier, nano, variant",
+    [
+        ("anthropic", "claude-opus-5", None, 5500, " (computed in us)"),
+        ("anthropic", "claude-opus-5", "fast", 11_000, " (fast, computed in us)"),
+        ("anthropic", "claude-opus-5", "batch", 2750, " (batch, computed in us)"),
+        ("openai", "gpt-5", None, 1250, ""),
+    ],
+)
+def test_computing_in_the_us_costs_a_tenth_more_at_anthropic(
+    provider: str, model: str, tier: str | None, nano: int, variant: str
+) -> None:
+    price = BOOK.price(provider, model, TokenCounts(uncached_input=1), AT, tier, inference_geo="us")
+
+    assert price == Price(nano, f"{LISTED} {provider}/{model}{variant}")
+
+
+@pytest.mark.parametrize("geo", ["global", "not_available", "eu", None])
+def test_computing_elsewhere_costs_what_is_listed(geo: str | None) -> None:
+    assert cost("anthropic", "claude-opus-5", TokenCounts(uncached_input=1), inference_geo=geo) == 5000
+
+
+def test_place_of_a_call_prices_every_bucket_but_no_search() -> None:
+    counts = TokenCounts(uncached_input=10, cache_read=10, cache_write_5m=10, cache_write_1h=10, output=10)
+    searches = {"web_search_requests": 1}
+
+    plain = cost("anthropic", "claude-sonnet-5", counts)
+    assert plain is not None
+    found = cost("anthropic", "claude-sonnet-5", counts, tool_calls=searches, inference_geo="us")
+    assert found == plain * 11 // 10 + 10_000_000
+
+
+def test_own_price_is_the_same_wherever_the_call_was_computed() -> None:
+    price = PriceBook({"claude-opus-5": OWN}).price(
+        "anthropic", "claude-opus-5", TokenCounts(output=1), AT, inference_geo="us"
+    )
+
+    assert price is not None
+    assert price.cost_nano == 8000
+
+
+def test_fast_and_place_are_anthropics_words_at_its_address_whatever_the_account_is_called() -> None:
+    book = PriceBook({}, {"work": "https://api.anthropic.com"})
+    price = book.price("work", "claude-opus-5", TokenCounts(uncached_input=1), AT, "fast", inference_geo="us")
+
+    assert price is not None
+    assert price.cost_nano == 11_000
+
+
 def test_half_a_nano_dollar_is_rounded_to_even_once_per_line() -> None:
     # Gemini 1.5 Flash 8B: 0.0375 dollars per million, so 37.5 nano-dollars a token.
     costs = [cost("google", "gemini-flash-1.5-8b", TokenCounts(uncached_input=tokens)) for tokens in (1, 2, 3)]
@@ -329,6 +378,15 @@ def test_own_price_of_what_was_asked_wins_over_the_listed_one_of_what_came_back(
     assert price.cost_nano == 8000
 
 
+def test_place_that_the_provider_reported_prices_the_call() -> None:
+    lines = (UsageLine("claude-opus-5", TokenCounts(output=1)), UsageLine("claude-sonnet-5", TokenCounts(output=1)))
+    usage = ReportedUsage(lines, inference_geo="us")
+    price = BOOK.price_usage("anthropic", "claude-opus-5", usage, AT)
+
+    assert price is not None
+    assert price.cost_nano == 27_500 + 11_000
+
+
 def test_tier_that_the_provider_reported_prices_the_call() -> None:
     usage = ReportedUsage((UsageLine("gpt-5", TokenCounts(output=1)),), service_tier="flex")
 
@@ -341,12 +399,14 @@ def test_tier_that_the_provider_reported_prices_the_call() -> None:
 @pytest.mark.parametrize(
     "model, input_bound, nano_per_input",
     [
-        ("claude-sonnet-5", 1000, 4000),
+        ("claude-sonnet-5", 1000, 4400),
+        ("claude-haiku-4-5", 1000, 2000),
+        ("claude-3-5-haiku-latest", 1000, 1600),
         ("gpt-5", 1000, 1250),
         ("gpt-6-sol", 272_000, 2500),
         ("gpt-6-sol", 272_001, 5000),
     ],
-    ids=["1 hour write", "no write", "at the step", "beyond the step"],
+    ids=["1 hour write in the US", "1 hour write", "an old 1 hour write", "no write", "at the step", "beyond the step"],
 )
 def test_bound_takes_the_dearest_way_to_bill(model: str, input_bound: int, nano_per_input: int) -> None:
     provider = "anthropic" if model.startswith("claude") else "openai"
@@ -376,13 +436,16 @@ BUCKET = st.integers(0, 300_000)
         ]
     ),
     spare=st.integers(0, 1000),
+    geo=st.sampled_from([None, "us", "eu"]),
 )
 def test_no_call_within_its_bounds_costs_more_than_its_bound(
-    counts: TokenCounts, model: tuple[str, str], spare: int
+    counts: TokenCounts, model: tuple[str, str], spare: int, geo: str | None
 ) -> None:
     book = PriceBook({"own": OWN})
     provider, name = model
-    price = book.price(provider, name, counts, AT)
+    if provider == "anthropic" and name == "claude-sonnet-4-5":
+        geo = None  # Too old to be asked where to compute.
+    price = book.price(provider, name, counts, AT, inference_geo=geo)
     bound = book.upper_bound_nano(provider, name, counts.total_input + spare, counts.output, AT)
 
     assert price is not None

@@ -63,6 +63,17 @@ def test_every_recorded_body_gives_the_expected_numbers() -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize(
+    "said, geo",
+    [("us", "us"), ("US", "us"), ("global", None), ("not_available", None), ("", None), (None, None), (7, None)],
+)
+def test_where_a_call_was_computed_is_read_where_it_has_a_price(said: object, geo: str | None) -> None:
+    usage = read_usage("anthropic.messages", {"usage": {"input_tokens": 1, "output_tokens": 1, "inference_geo": said}})
+
+    assert usage is not None
+    assert usage.inference_geo == geo
+
+
 def test_raw_usage_is_a_copy_that_the_stream_cannot_change_any_more() -> None:
     usage = {"input_tokens": 3, "output_tokens": 1}
     read = read_usage("anthropic.messages", {"model": "m", "usage": usage})
