@@ -14,7 +14,7 @@ from autopack_mcp.cli.main import cli
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
-VERBS = re.compile(r"autopack-mcp ([a-z]+)")
+VERBS = re.compile(r"autopack-mcp ([a-z]+(?:-[a-z]+)*)")
 LINKS = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
 

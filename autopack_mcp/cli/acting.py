@@ -1,4 +1,4 @@
-"""The verbs that act: start, pause, resume, cancel, note, override.
+"""The verbs that act: start, pause, resume, cancel, raise-cap, note, override.
 
 ``control`` does the work; these print its answer.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ import click
 from autopack_mcp.cli.opening import acting, opened
 from autopack_mcp.cli.output import print_run
 from autopack_mcp.cli.watching import watch
+from autopack_mcp.control.caps import CapWish
 from autopack_mcp.control.overrides import OverrideWish
 from autopack_mcp.control.requests import RequestOutcome
 from autopack_mcp.runs.requests import Action
@@ -69,6 +71,22 @@ def cancel(run: str) -> None:
     _request(run, "cancel")
 
 
+@click.command(name="raise-cap")
+@click.argument("run")
+@click.option("--tokens", type=int, help="The new cap in tokens.")
+@click.option("--usd", help="The new cap in dollars, such as 2.50.")
+@click.option("--phase", help="The caps of this phase alone, not those of the run.")
+def raise_cap(run: str, tokens: int | None, usd: str | None, phase: str | None) -> None:
+    """Give RUN another cap: the new total, not what is added.
+
+    A run that this cap has stopped goes on where it paused. A cap may be lowered as well; below what is spent, the next
+    call is denied.
+    """
+    wish = CapWish(tokens, None if usd is None else _dollars(usd), phase)
+    outcome: RequestOutcome = acting(lambda control, person: control.raise_cap(run, wish, person))
+    click.echo(outcome.message)
+
+
 @click.command()
 @click.argument("run")
 @click.argument("text", required=False)
@@ -104,6 +122,13 @@ def override(
     click.echo(outcome.message)
     for change in outcome.changes:
         click.echo(f"  {change.phase_id} {change.role}: {change.from_model} → {change.to_model}")
+
+
+def _dollars(text: str) -> Decimal:
+    try:
+        return Decimal(text.removeprefix("$").replace(",", ""))
+    except InvalidOperation as error:
+        raise click.BadParameter(f"{text!r} is not an amount of dollars.", param_hint="--usd") from error
 
 
 def _request(run: str, action: Action, *, now: bool = False) -> None:

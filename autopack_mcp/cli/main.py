@@ -31,6 +31,7 @@ _VERBS: Mapping[str, str] = {
     "pause": "acting",
     "resume": "acting",
     "cancel": "acting",
+    "raise-cap": "acting",
     "note": "acting",
     "override": "acting",
     "usage": "usage",
@@ -49,7 +50,7 @@ class _LazyGroup(click.Group):
         if cmd_name not in _VERBS:
             return None
         module = import_module(f"autopack_mcp.cli.{_VERBS[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
 

@@ -1,10 +1,12 @@
-"""The acting tool about runs: ``control_run``, which starts, pauses, resumes and cancels.
+"""The acting tool about runs: ``control_run``, which starts, pauses, resumes, cancels and raises caps.
 
 It owns how a wish is put into arguments; what becomes of it is ``control``'s, which answers the command line alike.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mcp.server.mcpserver import Context
@@ -16,7 +18,9 @@ from autopack_mcp.mcp_server.asking import meant_run, person_of
 from autopack_mcp.mcp_server.tool import StrictTool, tool_of
 
 if TYPE_CHECKING:
+    from autopack_mcp.control.caps import CapWish
     from autopack_mcp.control.control import Control
+    from autopack_mcp.control.requests import RequestOutcome
     from autopack_mcp.control.starting import Started
     from autopack_mcp.summary.summaries import Summaries
 
@@ -32,7 +36,7 @@ def known_action(said: Any) -> Any:
     return {"stop": "cancel"}.get(word, word)
 
 
-Action = Annotated[Literal["start", "pause", "resume", "cancel"], BeforeValidator(known_action)]
+Action = Annotated[Literal["start", "pause", "resume", "cancel", "raise_cap"], BeforeValidator(known_action)]
 
 
 class ControlTools:
@@ -63,25 +67,43 @@ class ControlTools:
         plan: Annotated[str | None, Field(description="start: name of a plan the server knows")] = None,
         now: Annotated[bool, Field(description="pause: interrupt the step in hand")] = False,
         rehearse: Annotated[bool, Field(description="start: scripted replies, buys no tokens")] = False,
+        tokens: Annotated[int | None, Field(description="raise_cap: new total")] = None,
+        cost_usd: Annotated[float | None, Field(description="raise_cap: new total")] = None,
+        phase_id: Annotated[str | None, Field(description="raise_cap: of this phase only")] = None,
     ) -> Answer:
-        """Start a run of a plan, or pause, resume (also retries a failed phase) or cancel one. Cancel is final."""
-        _check_fit(action, run_id=run_id, plan=plan, now=now, rehearse=rehearse)
+        """Start a run of a plan; pause, resume (also retries a failed phase), cancel (final) or raise_cap (also lowers)
+        one.
+        """
+        caps = {"tokens": tokens, "cost_usd": cost_usd, "phase_id": phase_id}
+        _check_fit(action, {"run_id": run_id, "plan": plan, "now": now, "rehearse": rehearse, **caps})
         if action == "start":
             return await self._start(plan or "", context, is_rehearsal=rehearse)
-        run = await meant_run(self._summaries, run_id)
-        done = await self._control.request(run, action, person_of(context), now=now)
-        return {
-            "message": short(done.message, MESSAGE_BYTES),
-            "run_id": done.run_id,
-            "action": done.action,
-            "state": done.state,
-            "is_pending": done.is_pending,
-        }
+        run, person = await meant_run(self._summaries, run_id), person_of(context)
+        if action == "raise_cap":
+            return _done(await self._control.raise_cap(run, _cap_wish(tokens, cost_usd, phase_id), person))
+        return _done(await self._control.request(run, action, person, now=now))
 
     async def _start(self, plan: str, context: Context[Any, Any], *, is_rehearsal: bool) -> Answer:
         # A plan in so many words has lines; a name has none.
         start = self._control.start_inline if "\n" in plan.strip() else self._control.start_named
         return _started(await start(plan, person_of(context), is_rehearsal=is_rehearsal))
+
+
+def _cap_wish(tokens: int | None, cost_usd: float | None, phase_id: str | None) -> CapWish:
+    """The caps that a client wants; a number of JSON becomes the decimal that it was written as."""
+    from autopack_mcp.control.caps import CapWish  # Late, as in asking.py.
+
+    return CapWish(tokens, None if cost_usd is None else Decimal(repr(cost_usd)), phase_id)
+
+
+def _done(done: RequestOutcome) -> Answer:
+    return {
+        "message": short(done.message, MESSAGE_BYTES),
+        "run_id": done.run_id,
+        "action": done.action,
+        "state": done.state,
+        "is_pending": done.is_pending,
+    }
 
 
 def _started(started: Started) -> Answer:
@@ -102,17 +124,23 @@ def _started(started: Started) -> Answer:
     return build(how_many_fit(build, len(started.warnings)))
 
 
-def _check_fit(action: str, *, run_id: str | None, plan: str | None, now: bool, rehearse: bool) -> None:
+def _check_fit(action: str, given: Mapping[str, Any]) -> None:
     """
+    Args:
+        given: every argument but the action, as the client gave it or left it out.
+
     Raises:
         RequestRefused: an argument that another action takes, or none of those that this one needs.
     """
+    has = {name for name, value in given.items() if value is not None and value is not False}
     if action == "start":
-        if run_id is not None:
+        if "run_id" in has:
             raise RequestRefused("start makes a new run, so it takes no run_id.", hint="To go on with one, use resume.")
-        if not (plan or "").strip():
+        if not (given["plan"] or "").strip():
             raise RequestRefused("start needs a plan.", hint="Name one that the server knows; a wrong name lists them.")
-    elif plan is not None or rehearse:
+    elif has & {"plan", "rehearse"}:
         raise RequestRefused(f"{action} takes neither plan nor rehearse.", hint="Only start does.")
-    if now and action != "pause":
+    if "now" in has and action != "pause":
         raise RequestRefused(f"{action} takes no now.", hint="Only pause does; cancel always interrupts at once.")
+    if has & {"tokens", "cost_usd", "phase_id"} and action != "raise_cap":
+        raise RequestRefused(f"{action} takes no tokens, cost_usd or phase_id.", hint="Only raise_cap does.")

@@ -161,12 +161,23 @@ async def test_global_override_leaves_runs_in_progress_alone(chat: Chat) -> None
         ({"action": "pause", "run_id": "r-9"}, "No run 'r-9'."),
         ({"action": "pause", "plan": "small"}, "pause takes neither plan nor rehearse."),
         ({"action": "resume", "now": True}, "resume takes no now."),
-        ({"action": "kill"}, "it is one of 'start', 'pause', 'resume' or 'cancel'."),
+        ({"action": "pause", "tokens": 5}, "pause takes no tokens, cost_usd or phase_id."),
+        ({"action": "start", "plan": "small", "cost_usd": 0}, "start takes no tokens, cost_usd or phase_id."),
+        ({"action": "raise_cap", "tokens": 5}, "There is no run."),
+        ({"action": "raise_cap", "run_id": "r-9"}, "No cap is given."),
+        ({"action": "raise_cap", "run_id": "r-9", "tokens": 5}, "No run 'r-9'."),
+        ({"action": "raise_cap", "run_id": "r-9", "tokens": 0}, "A cap is from 1 to"),
+        ({"action": "raise_cap", "run_id": "r-9", "cost_usd": -0.5}, "at most $9,223,372,036, not -0.5."),
+        ({"action": "raise_cap", "run_id": "r-9", "cost_usd": "NaN"}, "not NaN."),
+        ({"action": "raise_cap", "run_id": "r-9", "tokens": "all"}, "tokens"),
+        ({"action": "raise_cap", "run_id": "r-9", "tokens": 5, "now": True}, "raise_cap takes no now."),
+        ({"action": "kill"}, "it is one of 'start', 'pause', 'resume', 'cancel' or 'raise_cap'."),
         ({}, "The argument 'action' is missing."),
     ],
     ids=[
         "no plan", "unknown plan", "inline plan", "start with a run", "no run", "unknown run", "plan for another",
-        "now for another", "unknown action", "no action",
+        "now for another", "cap for another", "cap for a new run", "cap of no run", "no cap", "cap of an unknown run",
+        "cap of 0", "cap below 0", "cap that is no number", "cap in words", "cap now", "unknown action", "no action",
     ],
 )  # fmt: skip
 async def test_request_that_cannot_be_is_refused_with_what_can(
@@ -174,6 +185,30 @@ async def test_request_that_cannot_be_is_refused_with_what_can(
 ) -> None:
     async with chat_of(house, "auto") as chat:
         assert said in await chat.is_refused("control_run", **arguments)
+
+
+async def test_raising_a_cap_says_the_new_total_and_lets_a_stopped_run_go_on(chat: Chat) -> None:
+    run_id = await started(chat)
+    lowered = await chat.asks("control_run", action="raise_cap", tokens=1_000, cost_usd=2.5)
+    assert (lowered["run_id"], lowered["action"], lowered["state"], lowered["is_pending"]) == (
+        run_id, "raise_cap", "running", False,
+    )  # fmt: skip
+    assert f"The cap of run {run_id} is now 1,000 tokens (there was none);" in lowered["message"]
+    assert f"The cap of run {run_id} is now $2.5000 (there was none);" in lowered["message"]
+    chat.house.gate.open()
+    await chat.house.stopped(run_id)
+    status = await chat.asks("get_run_status")
+    assert (status["state"], status["token_cap"], status["cost_cap_usd"]) == ("budget_paused", 1_000, 2.5)
+    assert status["needs_you"]["say"].startswith(f"raise the cap of run {run_id} to ")
+
+    in_vain = await chat.asks("control_run", action="raise_cap", tokens=9_000_000, phase_id="a")
+    assert (in_vain["state"], status["needs_you"]["say"] in in_vain["message"]) == ("budget_paused", True)
+    raised = await chat.asks("control_run", action="raise_cap", tokens=9_000_000)
+    assert "The run goes on where it paused." in raised["message"]
+    assert (await chat.house.stopped(run_id)).state == "succeeded"
+    assert "'raise_cap' is not possible while the run is 'succeeded'" in await chat.is_refused(
+        "control_run", action="raise_cap", tokens=5, run_id=run_id
+    )
 
 
 async def test_ended_run_says_that_nothing_can_be_asked(chat: Chat) -> None:

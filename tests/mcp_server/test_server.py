@@ -53,17 +53,17 @@ async def test_every_snapshot_has_its_tool(server: MCPServer) -> None:
     assert {snap.stem for snap in SNAPS.iterdir()} == {tool.name for tool in await server.list_tools()}
 
 
-async def test_all_tools_together_cost_less_than_a_thousand_tokens(server: MCPServer) -> None:
+async def test_all_tools_together_cost_less_than_twelve_hundred_tokens(server: MCPServer) -> None:
     tools = [
         {"name": tool.name, "description": tool.description, "inputSchema": tool.input_schema}
         for tool in await server.list_tools()
     ]
-    assert len(json.dumps(tools, separators=(",", ":"))) / CHARACTERS_PER_TOKEN < 1_000
+    assert len(json.dumps(tools, separators=(",", ":"))) / CHARACTERS_PER_TOKEN < 1_200
 
 
 async def test_whole_list_with_titles_and_hints_stays_below_the_budget(connect: Connect, server: MCPServer) -> None:
     whole = json.dumps(await listed(connect, server), separators=(",", ":"))
-    assert len(whole) / CHARACTERS_PER_TOKEN < 1_300
+    assert len(whole) / CHARACTERS_PER_TOKEN < 1_500
 
 
 async def test_client_is_told_who_answers(connect: Connect, server: MCPServer) -> None:

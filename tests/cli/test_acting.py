@@ -1,0 +1,82 @@
+"""The verbs that act, as a person types them beside a running product."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from autopack_mcp.cli.main import cli
+from autopack_mcp.errors import AutopackError
+from tests.factories import insert_run
+from tests.projects import a_plan, make_repository
+from tests.runs.house import House, open_house
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def house(tmp_path: Path, empty_database_file: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+    """A product in the AUTOPACK_HOME of this process, so that a verb finds it."""
+    for variable, value in (("AUTOPACK_CONFIG", ""), ("AUTOPACK_HOME", str(tmp_path / "home"))):
+        monkeypatch.setenv(variable, value)
+    monkeypatch.delenv("AUTOPACK_DATABASE_URL", raising=False)
+    async with open_house(tmp_path, empty_database_file) as opened:
+        yield opened
+
+
+async def typed(*words: str) -> Result:
+    """What a verb answers. In a thread: a verb has an event loop of its own."""
+    return await asyncio.to_thread(CliRunner().invoke, cli, words)
+
+
+async def test_a_cap_is_raised_and_the_run_goes_on(house: House, tmp_path: Path) -> None:
+    plan = a_plan(make_repository(tmp_path / "project"), token_cap=1_000)
+    async with house.supervising():
+        stopped = await house.stopped(await house.start(plan))
+        answer = await typed("raise-cap", stopped.run_id, "--tokens", "9000000", "--usd", "$1,000.50")
+        run = await house.stopped(stopped.run_id)
+
+    assert (stopped.state, answer.exit_code) == ("budget_paused", 0)
+    assert (
+        f"The cap of run {run.run_id} is now 9,000,000 tokens (before: 1,000 tokens); 0 tokens are used."
+        in answer.output
+    )
+    assert f"The cap of run {run.run_id} is now $1,000.5000 (there was none); $0.0000 are used." in answer.output
+    assert "The run goes on where it paused." in answer.output
+    assert run.state == "succeeded"
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (("R1",), "No cap is given. Say the new total: tokens, dollars or both."),
+        (("R1", "--tokens", "0"), "A cap is from 1 to 9,223,372,036,854,775,807 tokens, not 0."),
+        (("R1", "--tokens", "-5"), "tokens, not -5."),
+        (("R1", "--usd", "nan"), "not NaN."),
+        (("R1", "--usd", "-1"), "not -1."),
+        (("R1", "--tokens", "5", "--phase", "x"), "Run R1 has no phase 'x'."),
+        (("R2", "--tokens", "5"), "No run 'R2'."),
+        (("done", "--tokens", "5"), "'raise_cap' is not possible while the run is 'failed'."),
+    ],
+)
+async def test_a_cap_that_cannot_be_is_refused_in_words(house: House, words: tuple[str, ...], said: str) -> None:
+    house.autopack.database.write_now(insert_run)
+    house.autopack.database.write_now(lambda connection: insert_run(connection, "done", state="failed"))
+
+    error = (await typed("raise-cap", *words)).exception
+    assert isinstance(error, AutopackError)
+    assert said in str(error)
+
+
+@pytest.mark.parametrize("words", [("R1", "--usd", "five"), ("R1", "--tokens", "1.5"), ("R1", "--token", "x"), ()])
+async def test_a_cap_that_cannot_be_read_is_wrong_usage(house: House, words: tuple[str, ...]) -> None:
+    answer = await typed("raise-cap", *words)
+    assert (answer.exit_code, "Usage: " in answer.output) == (2, True)
+
+
+async def test_help_says_that_a_cap_is_a_total(house: House) -> None:
+    assert "the new total, not what is added" in (await typed("raise-cap", "--help")).output
