@@ -23,6 +23,7 @@ from autopack_mcp.budgets.ledger import Ledger, Reservation, RunFence, settle
 from autopack_mcp.budgets.standings import CapStanding
 from autopack_mcp.clock import Clock
 from autopack_mcp.config.settings import ModelSettings, ProviderSettings, Settings
+from autopack_mcp.database.batch import takes_part
 from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import (
     AutopackError,
@@ -436,6 +437,7 @@ def _event(one: _Try, status: Status, source: UsageSource, counts: TokenCounts) 
     )
 
 
+@takes_part
 def _settle_delivered(
     connection: Connection, event: UsageEvent, rules_of: RulesOf, note_ids: Sequence[int], now: datetime
 ) -> None:

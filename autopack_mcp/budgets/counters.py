@@ -6,7 +6,7 @@ then on. It compares nothing and denies nothing. The ledger moves the counters; 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, func, 
 
 from autopack_mcp.budgets.caps import CallScope, ScopeCap
 from autopack_mcp.database.bare import BareStatement
+from autopack_mcp.database.batch import batch_of, flush_batch
 from autopack_mcp.database.tables import budget_scopes, reservations, usage_days, usage_events, usage_phases
 from autopack_mcp.usage.windows import WindowSpan, window_at
 
@@ -43,6 +44,15 @@ class ScopeUse:
         """What no other call may have, in nano-dollars."""
         return self.settled_nano + self.reserved_nano
 
+    def plus(self, delta: ScopeUse) -> ScopeUse:
+        """Both together."""
+        return ScopeUse(
+            self.settled_tokens + delta.settled_tokens,
+            self.reserved_tokens + delta.reserved_tokens,
+            self.settled_nano + delta.settled_nano,
+            self.reserved_nano + delta.reserved_nano,
+        )
+
 
 def scope_use(connection: Connection, scope: CallScope, cap: ScopeCap, at: datetime) -> ScopeUse:
     """How far one cap is used, from its counter, or from the ledger when no call has touched the counter yet.
@@ -63,20 +73,24 @@ def counted_uses(
     by_scope = {cap.scope: cap for cap in caps}
     if not by_scope:
         return {}
-    uses = {row[0]: ScopeUse(*row[1:]) for row in _read(len(by_scope)).rows(connection, _named(by_scope))}
+    uses = _uses(connection, by_scope)
     for name in by_scope.keys() - uses.keys():
         uses[name] = _seed(connection, scope, by_scope[name], at)
         numbers = {column: getattr(uses[name], column) for column in _COLUMNS}
         connection.execute(insert(budget_scopes), {"scope": name, **numbers})
+        _forget(connection, name)
     return uses
 
 
-def move(connection: Connection, names: Sequence[str], delta: ScopeUse) -> dict[str, ScopeUse]:
+def move(connection: Connection, names: Collection[str], delta: ScopeUse) -> dict[str, ScopeUse]:
     """Add ``delta`` to every counter of these names that exists; one that does not is made from the ledger later.
 
     Returns:
         The counters that exist, as they stand now.
     """
+    batch = batch_of(connection)
+    if batch is not None:
+        return batch.keeper(_KeptCounters).move(connection, names, delta)
     parameters = {
         **_named(names),
         "delta_settled_tokens": delta.settled_tokens,
@@ -86,6 +100,66 @@ def move(connection: Connection, names: Sequence[str], delta: ScopeUse) -> dict[
     }
     rows = _move(len(names)).rows(connection, parameters)
     return {row[0]: ScopeUse(*row[1:]) for row in rows}
+
+
+def _uses(connection: Connection, names: Collection[str]) -> dict[str, ScopeUse]:
+    """Those of these counters that exist."""
+    batch = batch_of(connection)
+    if batch is not None:
+        return batch.keeper(_KeptCounters).uses(connection, names)
+    return _stored_uses(connection, names)
+
+
+def _forget(connection: Connection, name: str) -> None:
+    batch = batch_of(connection)
+    if batch is not None:
+        batch.keeper(_KeptCounters).forget(name)
+
+
+def _stored_uses(connection: Connection, names: Collection[str]) -> dict[str, ScopeUse]:
+    return {row[0]: ScopeUse(*row[1:]) for row in _read(len(names)).rows(connection, _named(names))}
+
+
+class _KeptCounters:
+    """The counters that the bookings of one transaction have to do with; None stands for one that does not exist."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, ScopeUse | None] = {}
+        self._moved: set[str] = set()
+
+    def uses(self, connection: Connection, names: Collection[str]) -> dict[str, ScopeUse]:
+        """Those of these that exist, read from the table only the first time."""
+        if unread := [name for name in names if name not in self._kept]:
+            stored = _stored_uses(connection, unread)
+            self._kept.update((name, stored.get(name)) for name in unread)
+        return {name: use for name in names if (use := self._kept[name]) is not None}
+
+    def move(self, connection: Connection, names: Collection[str], delta: ScopeUse) -> dict[str, ScopeUse]:
+        """See ``move``."""
+        moved = {name: use.plus(delta) for name, use in self.uses(connection, names).items()}
+        self._kept.update(moved)
+        self._moved.update(moved)
+        return moved
+
+    def forget(self, name: str) -> None:
+        """Read this one again: it was made meanwhile."""
+        self._kept.pop(name, None)
+
+    def flush(self, connection: Connection) -> None:
+        """Write every counter that was moved."""
+        _STORE.run_many(connection, [self._row(name) for name in sorted(self._moved)])
+        self._kept.clear()
+        self._moved.clear()
+
+    def _row(self, name: str) -> dict[str, Any]:
+        use = self._kept[name]
+        assert use is not None, "only counters that exist are moved"
+        return {"same_scope": name, **{column: getattr(use, column) for column in _COLUMNS}}
+
+
+_STORE = BareStatement(
+    lambda _: update(budget_scopes).where(budget_scopes.c.scope == bindparam("same_scope")), _COLUMNS
+)
 
 
 def _named(names: Collection[str]) -> dict[str, Any]:
@@ -114,6 +188,7 @@ def _move(count: int) -> BareStatement:
 
 def _seed(connection: Connection, scope: CallScope, cap: ScopeCap, at: datetime) -> ScopeUse:
     """What a counter must start from so that it equals the ledger: settled events and reservations still held."""
+    flush_batch(connection)  # The sums that are read here may still be in memory.
     if cap.kind in ("run", "phase"):
         return _run_use(connection, scope, cap)
     assert cap.window is not None, "a cap that is no run's and no phase's has a window"

@@ -24,6 +24,7 @@ from autopack_mcp.budgets.firings import fire_stop, fire_tells
 from autopack_mcp.clock import Clock, from_us, to_us
 from autopack_mcp.config.settings import Settings
 from autopack_mcp.database.bare import BareStatement
+from autopack_mcp.database.batch import takes_part
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.tables import reservations, runs, usage_events
 from autopack_mcp.errors import Denial, ImpossibleTokenCounts, LeaseLost, UnknownCall, UsageConflict
@@ -194,6 +195,7 @@ class Ledger:
         self._database.write_now(book_external, event, self.rules(), self._clock.now())
 
 
+@takes_part
 def reserve(
     connection: Connection,
     reservation: Reservation,
@@ -216,6 +218,7 @@ def reserve(
     return now
 
 
+@takes_part
 def settle(connection: Connection, event: UsageEvent, rules_of: RulesOf, now: datetime) -> None:
     """See ``Ledger.settle``."""
     row = _reservation(connection, event.call_id)
@@ -235,6 +238,7 @@ def settle(connection: Connection, event: UsageEvent, rules_of: RulesOf, now: da
         _check_same(event, booked[0])
 
 
+@takes_part
 def release(connection: Connection, call_id: str, now: datetime) -> bool:
     """See ``Ledger.release``."""
     row = _reservation(connection, call_id)
@@ -255,6 +259,7 @@ def expire_overdue(connection: Connection, rules_of: RulesOf, now: datetime) -> 
     return len(rows)
 
 
+@takes_part
 def book_external(connection: Connection, event: UsageEvent, rules_of: RulesOf, now: datetime) -> None:
     """See ``Ledger.book_external``; idempotent on ``call_id``."""
     if _IS_KNOWN.row(connection, {"wanted_call": event.call_id}) is not None:

@@ -30,6 +30,18 @@ class BareStatement:
         changed: int = self._executed(connection, parameters).rowcount
         return changed
 
+    def run_many(self, connection: Connection, parameters: Sequence[Mapping[str, Any]]) -> None:
+        """Run it once for each mapping."""
+        if not parameters:
+            return
+        dialect = connection.dialect
+        text, constants = self._texts.get(dialect.driver) or self._compiled(dialect)
+        raw: Any = connection.connection.dbapi_connection
+        try:
+            raw.cursor().executemany(text, [{**constants, **one} for one in parameters] if constants else parameters)
+        except dialect.loaded_dbapi.Error as error:
+            raise DBAPIError(text, None, error) from error
+
     def rows(self, connection: Connection, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Run it; every row that it returns, in the order of its columns."""
         found: list[tuple[Any, ...]] = self._executed(connection, parameters).fetchall()

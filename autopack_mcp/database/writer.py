@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from autopack_mcp.database.batch import batch_on
 from autopack_mcp.errors import DatabaseError
 
 T = TypeVar("T")
@@ -29,9 +30,12 @@ RETRY_LIMIT = 5  # Serialization failures of PostgreSQL are retried at most this
 
 
 class _Waiting(NamedTuple):
-    """An operation and whom to answer: a thread (``loop`` is None) or a task of an event loop."""
+    """An operation, whether it takes part in the batch (see ``batch``), and whom to answer: a thread (``loop`` is None)
+    or a task of an event loop.
+    """
 
     operation: Callable[[Connection], Any]
+    takes_part: bool
     answer: Future[Any] | AsyncioFuture[Any]
     loop: AbstractEventLoop | None = None
 
@@ -60,10 +64,11 @@ class Writer:
         self._has_resumed = Event()  # Whoever was answered in company has had the chance to ask again.
         self._has_resumed.set()
 
-    def submit(self, operation: Callable[[Connection], T]) -> Future[T]:
+    def submit(self, operation: Callable[[Connection], T], *, takes_part: bool = False) -> Future[T]:
         """Queue an operation; the future is done after the commit, or failed with nothing of the operation written.
 
-        The future cannot be cancelled: what was asked to be written is written.
+        The future cannot be cancelled: what was asked to be written is written. ``takes_part`` says that it reads and
+        moves kept rows only through their keepers.
 
         Raises:
             DatabaseError: the database is closed.
@@ -71,14 +76,14 @@ class Writer:
         answer: Future[T] = Future()
         # From here on ``cancel`` has no effect: a caller that gives up neither undoes the write nor trips the writer.
         answer.set_running_or_notify_cancel()
-        self._enqueue(_Waiting(operation, answer))
+        self._enqueue(_Waiting(operation, takes_part, answer))
         return answer
 
-    def submit_from_loop(self, operation: Callable[[Connection], T]) -> AsyncioFuture[T]:
+    def submit_from_loop(self, operation: Callable[[Connection], T], *, takes_part: bool = False) -> AsyncioFuture[T]:
         """The same for the running event loop, which is woken once for a whole batch and not for each answer."""
         loop = get_running_loop()
         answer: AsyncioFuture[T] = loop.create_future()
-        self._enqueue(_Waiting(operation, answer, loop))
+        self._enqueue(_Waiting(operation, takes_part, answer, loop))
         return answer
 
     def _enqueue(self, waiting: _Waiting) -> None:
@@ -173,13 +178,27 @@ class Writer:
             try:
                 with self._engine.begin() as connection:
                     has_begun = True
-                    return [waiting.operation(connection) for waiting in batch]
+                    return _results(connection, batch)
             except DBAPIError as error:
                 if not has_begun:
                     raise _NotBegunError(error) from error
                 if not (remaining and _is_serialization_failure(error)):
                     raise
         raise AssertionError("unreachable: the last try either returned or raised")
+
+
+def _results(connection: Connection, batch: list[_Waiting]) -> list[Any]:
+    if len(batch) == 1:
+        return [batch[0].operation(connection)]
+    results = []
+    with batch_on(connection) as kept:
+        for waiting in batch:
+            if waiting.takes_part:
+                results.append(waiting.operation(connection))
+            else:
+                with kept.suspended():
+                    results.append(waiting.operation(connection))
+    return results
 
 
 def _hand_over(answered: Sequence[_Answered]) -> None:

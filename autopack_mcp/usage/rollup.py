@@ -18,6 +18,7 @@ from sqlalchemy import ClauseElement, Connection, Dialect, Table, bindparam, del
 
 from autopack_mcp.clock import to_us
 from autopack_mcp.database.bare import BareStatement
+from autopack_mcp.database.batch import batch_of, flush_batch
 from autopack_mcp.database.tables import usage_days, usage_events, usage_hours, usage_lines, usage_phases
 from autopack_mcp.usage.event import TokenCounts, UsageEvent
 
@@ -57,6 +58,7 @@ def rebook(connection: Connection, old: UsageEvent, old_charge: Charge, new: Usa
     """Replace a booked event by a later truth about the same call, sums included."""
     minus = {name: -value for name, value in _sums_of(old, old_charge).items()}
     _add_to_sums(connection, old, minus)
+    flush_batch(connection)
     _drop_empty_sums(connection, old)
     _REPLACE_EVENT.run(connection, {**_event_row(new, charge, recorded_at), "same_call": old.call_id})
     connection.execute(delete(usage_lines).where(usage_lines.c.call_id == old.call_id))
@@ -157,8 +159,37 @@ def _keys_of(event: UsageEvent) -> Iterator[tuple[Table, dict[str, Any]]]:
 
 
 def _add_to_sums(connection: Connection, event: UsageEvent, sums: Mapping[str, int]) -> None:
+    batch = batch_of(connection)
+    if batch is None:
+        for table, key in _keys_of(event):
+            _adding_to(table).run(connection, {**key, **sums})
+        return
+    kept = batch.keeper(_KeptSums)
     for table, key in _keys_of(event):
-        _adding_to(table).run(connection, {**key, **sums})
+        kept.add(table, key, sums)
+
+
+class _KeptSums:
+    """What the bookings of one transaction add to the derived tables, by table and key."""
+
+    def __init__(self) -> None:
+        self._added: dict[Table, dict[tuple[Any, ...], dict[str, Any]]] = {}
+
+    def add(self, table: Table, key: Mapping[str, Any], sums: Mapping[str, int]) -> None:
+        """Add to the row of this key."""
+        rows = self._added.setdefault(table, {})
+        row = rows.get(tuple(key.values()))
+        if row is None:
+            rows[tuple(key.values())] = {**key, **sums}
+        else:
+            for name, value in sums.items():
+                row[name] += value
+
+    def flush(self, connection: Connection) -> None:
+        """Write one row for each key."""
+        for table, rows in self._added.items():
+            _adding_to(table).run_many(connection, list(rows.values()))
+        self._added.clear()
 
 
 def _drop_empty_sums(connection: Connection, event: UsageEvent) -> None:
