@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from random import Random
 from threading import Event
@@ -56,7 +57,7 @@ def rounds(seed: int) -> list[list[Step]]:
     ]
     foreign: list[Step] = [(ledger.book_external, (usage_event(f"x-{number}"), RULES, NOON)) for number in range(8)]
     late: list[Step] = [(ledger.settle, (truth_of(one, tokens=10), RULES, LATER)) for one in asked[8:14]]
-    second = [*truths, *foreign, (read_a_counter, ()), (ledger.expire_overdue, (RULES, LATER))]
+    second: list[Step] = [*truths, *foreign, (read_a_counter, ()), (ledger.expire_overdue, (RULES, LATER))]
     random.shuffle(second)
     return [promised, second, [*late, (ledger.book_external, (usage_event("x-0"), RULES, NOON))]]
 
