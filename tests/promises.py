@@ -285,7 +285,7 @@ CAPS = (
                 "a_run_stopped_by_its_cap_says_what_to_say_and_goes_on_where_it_paused",
                 "the_cap_of_a_phase_stops_the_run_and_raised_lets_it_go_on",
                 "a_cap_lowered_below_what_is_spent_stops_the_run_at_its_next_call_and_breaks_nothing",
-                "a_run_that_an_account_stopped_stays_stopped_and_says_which_cap_it_was",
+                "a_run_that_a_cap_of_models_yaml_stopped_stays_stopped_until_that_one_is_raised",
             ),
             *_held("runs/cap_changes", "a_cap_that_is_so_already_changes_nothing_and_leaves_no_event"),
         ),

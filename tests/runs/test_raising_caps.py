@@ -146,23 +146,43 @@ async def test_a_cap_lowered_below_what_is_spent_stops_the_run_at_its_next_call_
     assert len(house.autopack.database.read_now(log, run_id)) == 2
 
 
-async def test_a_run_that_an_account_stopped_stays_stopped_and_says_which_cap_it_was(
-    tmp_path: Path, empty_database_file: Path, repository: Path
+OPENAI = "providers: {openai: {}}\n"
+MODELS = "complexity_models:\n" + "".join(
+    f"  {word}: {{builder: gpt-4o, auditor: gpt-4o}}\n" for word in ("low", "medium", "high")
+)
+
+
+@pytest.mark.parametrize(
+    "capped, label",
+    [
+        pytest.param("providers: {openai: {weekly_cap_tokens: N}}\n", "Openai's cap of the week", id="an account's"),
+        pytest.param(
+            OPENAI + "caps: {roles: {builder: {daily_cap_tokens: N}}}\n", "The builder's cap of the day", id="a role's"
+        ),
+        pytest.param(
+            OPENAI + "caps: {global: {monthly_cap_tokens: N}}\n", "The cap of all calls of the month",
+            id="that of all calls",
+        ),
+    ],
+)  # fmt: skip
+async def test_a_run_that_a_cap_of_models_yaml_stopped_stays_stopped_until_that_one_is_raised(
+    tmp_path: Path, empty_database_file: Path, repository: Path, capped: str, label: str
 ) -> None:
-    models = "providers: {openai: {weekly_cap_tokens: 100}}\ncomplexity_models:\n"
-    models += "".join(f"  {word}: {{builder: gpt-4o, auditor: gpt-4o}}\n" for word in ("low", "medium", "high"))
-    async with open_house(tmp_path, empty_database_file, models) as house, house.supervising():
+    few, enough = (capped.replace("N", str(tokens)) + MODELS for tokens in (100, ENOUGH))
+    async with open_house(tmp_path, empty_database_file, few) as house, house.supervising():
         stopped = await house.stopped(await house.start(a_plan(repository, token_cap=ENOUGH)))
         answer = await house.control.raise_cap(stopped.run_id, CapWish(tokens=2 * ENOUGH), ANN)
-        run = await house.run(stopped.run_id)
+        still = await house.run(stopped.run_id)
+        (tmp_path / "home" / "models.yaml").write_text(enough, encoding="utf-8")
+        await house.control.request(stopped.run_id, "resume", ANN)
+        run = await house.stopped(stopped.run_id)
 
     assert stopped.needs_you is not None
     assert stopped.needs_you.say == f"resume run {run.run_id}"
-    assert (
-        "Another cap has stopped the run, so it stays stopped; see to that one, then resume the run." in answer.message
-    )
-    assert "Openai's cap of the week is 100 tokens" in answer.message
-    assert (answer.state, run.state, run.token_cap) == ("budget_paused", "budget_paused", 2 * ENOUGH)
+    assert "so it stays stopped; see to that one, then resume the run." in answer.message
+    assert f"{label} is 100 tokens: 0 tokens are used" in answer.message
+    assert (answer.state, still.state, still.token_cap) == ("budget_paused", "budget_paused", 2 * ENOUGH)
+    assert (run.state, [phase.attempt for phase in run.phases]) == ("succeeded", [1, 1])
 
 
 async def test_a_cap_is_raised_by_the_next_supervisor_when_none_was_there(house: House, repository: Path) -> None:
