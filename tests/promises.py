@@ -198,6 +198,26 @@ CHOOSING = (
         11,
     ),
     Promise(
+        "What is explained is what happens: every rule with its reason, every cap of the call, and what comes at 80 and"
+        " 100 % of each, told by the functions that choose and deny.",
+        ("docs/routing.md#Why, and what if",),
+        (
+            *_held(
+                "routing/precedence",
+                "every_rule_says_why_it_does_not_decide",
+                "the_rule_that_decides_is_the_one_that_the_router_obeys",
+            ),
+            *_held("summary/outlook", "what_is_foretold_is_what_the_ledger_says"),
+            *_held(
+                "summary/explanation",
+                "at_the_soft_limit_and_at_the_cap_the_first_fallback_without_an_objection_answers",
+                "every_cap_that_the_call_must_fit_is_shown_with_its_use",
+                "a_standing_order_is_shown_and_comes_before_what_the_soft_limit_would_do",
+            ),
+            *_held("mcp_server/models", "explanation_has_rules_caps_ifs_and_the_chain"),
+        ),
+    ),
+    Promise(
         "From the soft limit on, work that may fall back goes to the first candidate whose own account is fit and that"
         " is not dearer; other categories keep their model or stop, as configured.",
         ("docs/routing.md#When an account runs low",),

@@ -1,27 +1,37 @@
-"""Where each provider stands: its caps, how far they are used, and whether we hold a key.
+"""Where each provider stands (its caps, how far they are used, whether we hold a key), and where a single call does.
 
 One read answers the router ("is its soft limit reached?") and the summaries ("82 % of the week"), so both see the same
-numbers. It decides nothing; the ledger alone denies.
+numbers. What a call would be told is asked of the ledger's own comparison (``denials``). It decides nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
+from math import ceil
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
+from autopack_mcp.budgets.call_rules import caps_of_run
 from autopack_mcp.budgets.caps import CallScope, RunCaps, ScopeCap, caps_of_call
-from autopack_mcp.budgets.ledger import ScopeUse, scope_use
+from autopack_mcp.budgets.counters import ScopeUse, scope_use
+from autopack_mcp.budgets.denials import Wanted, denials_at, denials_of
+from autopack_mcp.budgets.standing_orders import OrderCap, has_acted, named, order_caps, orders_about
 from autopack_mcp.config.settings import ProviderSettings, Settings
+from autopack_mcp.database.tables import phase_caps
+from autopack_mcp.errors import Denial
 from autopack_mcp.usage.event import Purpose
 
 
 @dataclass(frozen=True, slots=True)
 class CapStanding:
-    """One cap and its use. Fractions are of the allowance: 1.0 is all of it, more is a breach."""
+    """One cap and its use. Fractions are of the allowance: 1.0 is all of it, more is a breach.
+
+    ``soft_limit_ratio`` is the provider's; only its own windows heed it (contract 12), no cap of a run, a role or of
+    all calls does.
+    """
 
     cap: ScopeCap
     use: ScopeUse
@@ -44,6 +54,11 @@ class CapStanding:
         return max((used / allowance if allowance else 1.0 for used, allowance in measured if allowance is not None))
 
     @property
+    def has_soft_limit(self) -> bool:
+        """Whether reaching ``soft_limit_ratio`` means anything."""
+        return self.cap.kind == "provider"
+
+    @property
     def is_over_soft(self) -> bool:
         """``used >= soft_limit_ratio x allowance`` in tokens or dollars (contract 12)."""
         return self.is_over_soft_tokens or self._is_over(self.used_nano, self.cap.allowance_nano)
@@ -59,8 +74,13 @@ class CapStanding:
         measured = ((self.used_tokens, self.cap.allowance_tokens), (self.used_nano, self.cap.allowance_nano))
         return any(allowance is not None and used >= allowance for used, allowance in measured)
 
+    def filled_to(self, share: Decimal) -> CapStanding:
+        """The same cap if exactly this share of it were spent, in tokens and in dollars: 1 is all of it."""
+        tokens, nano = (ceil(share * (size or 0)) for size in (self.cap.allowance_tokens, self.cap.allowance_nano))
+        return replace(self, use=ScopeUse(settled_tokens=tokens, settled_nano=nano))
+
     def _is_over(self, used: int, allowance: int | None) -> bool:
-        return allowance is not None and used >= self.soft_limit_ratio * allowance
+        return self.has_soft_limit and allowance is not None and used >= self.soft_limit_ratio * allowance
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +105,69 @@ class ProviderStanding:
         object.__setattr__(self, "exhausted_cap", next((cap for cap in self.caps if cap.is_exhausted), None))
 
 
+@dataclass(frozen=True, slots=True)
+class OrderStanding:
+    """A standing order that would stop a call, set against the counter that it measures."""
+
+    found: OrderCap
+    use: ScopeUse
+
+
+@dataclass(frozen=True, slots=True)
+class CallStandings:
+    """Everything that one call on one account must fit: its caps, and the orders that would stop its run."""
+
+    caps: tuple[CapStanding, ...] = ()
+    orders: tuple[OrderStanding, ...] = ()
+
+    @property
+    def count_dollars(self) -> bool:
+        """Whether any of it is in dollars, so that a call needs a price to be let through."""
+        caps = (*(one.cap for one in self.caps), *(one.found.cap for one in self.orders))
+        return any(cap.allowance_nano is not None for cap in caps)
+
+    def supposing(self, supposed: CapStanding) -> CallStandings:
+        """The same if the counter of one cap stood elsewhere; orders that measure it see that, too."""
+        scope, use = supposed.cap.scope, supposed.use
+        return CallStandings(
+            tuple(supposed if one.cap.scope == scope else one for one in self.caps),
+            tuple(replace(one, use=use) if one.found.cap.scope == scope else one for one in self.orders),
+        )
+
+    def denial(self, call: Wanted) -> Denial | None:
+        """What the ledger would say to such a call, a standing order first; None when it would let it pass."""
+        for order in self.orders:
+            found = order.found
+            for denial in (
+                denials_of(found.cap, order.use, call) if found.counts_call else denials_at(found.cap, order.use)
+            ):
+                return replace(denial, why=f"{named(found.order)}: {denial.why}", order_id=found.order.order_id)
+        return next((denial for one in self.caps for denial in denials_of(one.cap, one.use, call)), None)
+
+
+def call_standings(connection: Connection, settings: Settings, call: CallScope, at: datetime) -> CallStandings:
+    """Where a call that is made now stands: its account's windows, its role, all calls, its run, its phase, and orders.
+
+    Without a run it is a call of a run that starts now: that has no cap of its own yet, and only orders for every run
+    would stop it. An order that has acted already is not among them.
+    """
+    own = caps_of_run(connection, call.run_id, call.phase_id) or RunCaps()
+    stops = (
+        one
+        for one in order_caps(orders_about(connection, call.run_id), settings, call, own, at)
+        if one.order.action != "tell" and not has_acted(connection, one, call.run_id or "")
+    )
+    return CallStandings(
+        _standings_of(connection, settings, call, caps_of_call(settings, call, own, at), at),
+        tuple(OrderStanding(one, scope_use(connection, call, one.cap, at)) for one in stops),
+    )
+
+
+def capped_phases(connection: Connection, run_id: str) -> frozenset[str]:
+    """The phases of a run that have a cap of their own."""
+    return frozenset(connection.execute(select(phase_caps.c.phase_id).where(phase_caps.c.run_id == run_id)).scalars())
+
+
 def provider_standings(
     connection: Connection,
     settings: Settings,
@@ -99,14 +182,22 @@ def provider_standings(
         provider.provider: ProviderStanding(
             provider.provider,
             None if has_key(provider) else provider.api_key_env,
-            _cap_standings(connection, settings, provider, CallScope(provider.provider, "", purpose, run_id), at),
+            _provider_caps(connection, settings, CallScope(provider.provider, "", purpose, run_id), at),
         )
         for provider in settings.providers.values()
     }
 
 
-def _cap_standings(
-    connection: Connection, settings: Settings, provider: ProviderSettings, scope: CallScope, at: datetime
+def _provider_caps(
+    connection: Connection, settings: Settings, call: CallScope, at: datetime
 ) -> tuple[CapStanding, ...]:
-    caps = caps_of_call(settings, scope, RunCaps(), at)
-    return tuple(CapStanding(cap, scope_use(connection, scope, cap, at), provider.soft_limit_ratio) for cap in caps)
+    # Its own windows alone: a cap of all calls is no reason to go to another provider, which counts for it as well.
+    caps = (cap for cap in caps_of_call(settings, call, RunCaps(), at) if cap.kind == "provider")
+    return _standings_of(connection, settings, call, caps, at)
+
+
+def _standings_of(
+    connection: Connection, settings: Settings, call: CallScope, caps: Iterable[ScopeCap], at: datetime
+) -> tuple[CapStanding, ...]:
+    ratio = settings.providers[call.provider].soft_limit_ratio
+    return tuple(CapStanding(cap, scope_use(connection, call, cap, at), ratio) for cap in caps)

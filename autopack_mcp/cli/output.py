@@ -15,7 +15,6 @@ import click
 from autopack_mcp.summary.shown import plain, tokens_text, usd_text
 
 if TYPE_CHECKING:
-    from autopack_mcp.summary.models import ModelMapping, ModelRow
     from autopack_mcp.summary.run import RunList, RunSummary
     from autopack_mcp.summary.usage import ProviderUsage, UsageSummary
 
@@ -97,29 +96,6 @@ def print_usage(usage: UsageSummary) -> None:
         )  # fmt: skip
 
 
-def print_models(mapping: ModelMapping) -> None:
-    """Which model answers what, and the reason."""
-    print_table(
-        ("role", "category", "complexity", "model", "why"),
-        [
-            (
-                row.role,
-                ", ".join((row.category, *row.also)),
-                row.complexity,
-                row.model or "none",
-                _why(row),
-            )
-            for row in mapping.rows
-        ],
-    )
-    for override in mapping.overrides:
-        click.echo(
-            f"override {override.scope}: {override.role} {override.pattern} → {override.model} by {override.author}"
-        )
-    for warning in mapping.warnings:
-        click.echo(warning, err=True)
-
-
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table for a person, tab-separated lines when piped."""
     rows = list(rows)
@@ -138,13 +114,6 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         # Text, not markup: a phase may be called "[red]".
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
-
-
-def _why(row: ModelRow) -> str:
-    """The reasons for a model, and what stands in the way of calling it now."""
-    if row.error is not None:
-        return row.error
-    return "; ".join(row.reasons) + (f" (now blocked: {row.blocked_by})" if row.blocked_by else "")
 
 
 def _provider_row(provider: ProviderUsage) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from autopack_mcp.cli.opening import opened
-from autopack_mcp.cli.output import print_json, print_models, print_run, print_runs
+from autopack_mcp.cli.output import print_json, print_run, print_runs
 from autopack_mcp.summary.run import RunList
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the whole answer as JSON.")
@@ -39,9 +39,19 @@ def status(run: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.option("--run", help="What the unfinished phases of this run will be given.")
+@click.option("--role", help="Explain one question in full: builder, auditor or agent:NAME.")
+@click.option("--category", help="Only of this category; of a question general if left out.")
+@click.option("--complexity", help="Only low, medium or high; of a question medium if left out.")
 @as_json
-def models(run: str | None, as_json: bool) -> None:
-    """Show which model answers what, and why."""
+def models(run: str | None, role: str | None, category: str | None, complexity: str | None, as_json: bool) -> None:
+    """Show which model answers what, and why; with --role everything about one question."""
+    # Lazy: ``status`` shows no model and must be quick.
+    from autopack_mcp.cli.model_output import print_explanation, print_models
+
     with opened() as autopack:
-        found = autopack.summaries.models_now(run)
+        if role is not None:
+            explained = autopack.summaries.explain_now(role, category or "general", complexity or "medium", run)
+            print_json(explained) if as_json else print_explanation(explained)
+            return
+        found = autopack.summaries.models_now(run, category, complexity)
     print_json(found) if as_json else print_models(found)

@@ -147,19 +147,19 @@ def _of_role(models: RoleModels | None, role: str) -> str | None:
 
 
 def _no_run_override(book: RuleBook, role: str, category: str, complexity: str) -> str:
-    return _no_override(book.run_overrides, "this run", f"{role} {category}:{complexity}", book.at)
+    return _no_override(book.run_overrides, f"{role} {category}:{complexity}", book.at)
 
 
 def _no_global_override(book: RuleBook, role: str, category: str, complexity: str) -> str:
-    return _no_override(book.model_map.global_overrides, "all runs", f"{role} {category}:{complexity}", book.at)
+    return _no_override(book.model_map.global_overrides, f"{role} {category}:{complexity}", book.at)
 
 
-def _no_override(scope: tuple[Override, ...], whose: str, asked: str, at: datetime) -> str:
+def _no_override(scope: tuple[Override, ...], asked: str, at: datetime) -> str:
     standing = [one for one in scope if one.expires_at is None or one.expires_at > at]
     expired = f" ({len(scope) - len(standing)} expired)" if len(standing) < len(scope) else ""
     if not standing:
-        return f"there is no override for {whose}{expired}"
-    return f"none of the {len(standing)} for {whose} speaks of {asked}{expired}"
+        return f"there is none{expired}"
+    return f"none of the {len(standing)} speaks of {asked}{expired}"
 
 
 def _no_category(book: RuleBook, role: str, category: str, complexity: str) -> str:

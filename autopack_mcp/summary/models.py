@@ -1,20 +1,20 @@
 """Which model answers what, and why: for a run, or for a run that would start now.
 
-It owns the shapes; the choices are made by the router's own function over the router's own snapshot, so what is shown
-is what would be used. It spends nothing and reserves nothing.
+It owns the shapes; what would come of a call is asked of ``outlook``, so what is shown is what would be used. It spends
+nothing and reserves nothing. ``explanation`` goes into one question.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
 from sqlalchemy import Connection
 
-from autopack_mcp.budgets.standings import ProviderStanding
-from autopack_mcp.config.settings import COMPLEXITIES, ProviderSettings, Settings
+from autopack_mcp.budgets.standings import ProviderStanding, capped_phases
+from autopack_mcp.config.settings import COMPLEXITIES, Settings
 from autopack_mcp.errors import NoRoute, RequestRefused
 from autopack_mcp.routing.model_map import ModelMap
 from autopack_mcp.routing.model_router import Choice, RoutingSnapshot, allowed_choices, choose
@@ -24,23 +24,16 @@ from autopack_mcp.runs.records import PhaseRecord
 from autopack_mcp.runs.rules import run_rules
 from autopack_mcp.runs.states import PHASE_ENDED
 from autopack_mcp.runs.store import phases_of_run, run_by_id
-from autopack_mcp.summary.run import NAME_LIMIT
 from autopack_mcp.summary.caps import CapView, views_of_caps
+from autopack_mcp.summary.outlook import Outlook, Question, RoutingSources
+from autopack_mcp.summary.run import NAME_LIMIT
 from autopack_mcp.text_safety import visible
-from autopack_mcp.usage.prices import UnitPrices
+from autopack_mcp.usage.event import Purpose
 
 ROLES = ("builder", "auditor")
+REASON_LIMIT = 400  # Characters of a reason, which quotes names of models and of people.
 ANY = "*"  # A row that holds for every complexity.
 _FUTURE = frozenset({"queued", "failed"})  # A failed phase is queued again when a person retries it.
-
-
-@dataclass(frozen=True, slots=True)
-class RoutingSources:
-    """What a choice needs beside the database: the settings in force, and answers about keys and prices."""
-
-    settings: Settings
-    has_key: Callable[[ProviderSettings], bool]
-    unit_price: Callable[[str], UnitPrices | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +107,6 @@ class ModelMapping:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelExplanation:
-    """Why a question is answered by this model: the decision, its provider's caps, and what else may be chosen."""
-
-    run_id: str | None
-    row: ModelRow
-    standing: StandingView | None
-    choices: tuple[Choice, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class PhaseModelChange:
     """A future phase that another model will answer; None where no model can be chosen."""
 
@@ -135,53 +118,37 @@ class PhaseModelChange:
 
 
 def model_mapping(
-    connection: Connection, sources: RoutingSources, now: datetime, run_id: str | None = None
+    connection: Connection,
+    sources: RoutingSources,
+    now: datetime,
+    run_id: str | None = None,
+    category: str | None = None,
+    complexity: str | None = None,
 ) -> ModelMapping:
     """Who answers what: for the unfinished phases of a run, or for every known category and complexity.
 
+    Args:
+        category, complexity: only the rows that speak of these; None is any.
+
     Raises:
         RunNotFound: no such run.
+        RequestRefused: an unknown category or complexity; the hint lists those that exist.
     """
-    view = _look(connection, sources, now, run_id)
+    view = look(connection, sources, now, run_id)
+    _check_words(view, category, complexity)
     snapshot = view.snapshot
+    rows = _rows_of_map(view) if run_id is None else _rows_of_phases(view, capped_phases(connection, run_id))
     return ModelMapping(
         run_id=run_id,
         is_rehearsal=view.rules is not None and view.rules.is_rehearsal,
-        rows=_rows_of_phases(snapshot, view.phases) if run_id is not None else _rows_of_map(snapshot, view.categories),
+        rows=tuple(row for row in rows if _speaks_of(row, category, complexity)),
         overrides=_overrides(snapshot),
         choices=allowed_choices(snapshot),
-        standings=tuple(_standing_view(sources.settings, standing) for standing in snapshot.standings.values()),
+        standings=tuple(standing_view(sources.settings, standing) for standing in snapshot.standings.values()),
         categories=view.categories,
         complexities=COMPLEXITIES,
         source=sources.settings.source,
         warnings=tuple(map(str, sources.settings.warnings)),
-    )
-
-
-def explain_model(
-    connection: Connection,
-    sources: RoutingSources,
-    now: datetime,
-    role: str,
-    category: str,
-    complexity: str,
-    run_id: str | None = None,
-) -> ModelExplanation:
-    """Which model would answer this question, and why. No model at all is an answer: ``row.error`` says why.
-
-    Raises:
-        RunNotFound: no such run.
-        RequestRefused: an unknown role, category or complexity; the hint lists those that exist.
-    """
-    view = _look(connection, sources, now, run_id)
-    _check_known(view, role, category, complexity)
-    row = _row(view.snapshot, role, category, complexity)
-    standing = None if row.provider is None else view.snapshot.standings[row.provider]
-    return ModelExplanation(
-        run_id=run_id,
-        row=row,
-        standing=None if standing is None else _standing_view(sources.settings, standing),
-        choices=allowed_choices(view.snapshot),
     )
 
 
@@ -197,7 +164,7 @@ def phase_model_changes(
         phase for phase in phases if phase.state in _FUTURE or (with_phase_in_hand and phase.state not in PHASE_ENDED)
     ]
     questions = {(role, phase.task_category, phase.complexity) for role in ROLES for phase in future}
-    models = {question: (_row(before, *question).model, _row(after, *question).model) for question in questions}
+    models = {question: (_model(before, *question), _model(after, *question)) for question in questions}
     changes = (
         PhaseModelChange(phase.phase_id, phase.name, role, *models[role, phase.task_category, phase.complexity])
         for phase in future
@@ -210,16 +177,27 @@ def phase_model_changes(
 
 
 @dataclass(frozen=True, slots=True)
-class _View:
-    """What the router sees, and of a run its rules and phases."""
+class RoutingView:
+    """What the router and the ledger see, and of a run its rules and phases."""
 
     snapshot: RoutingSnapshot
+    outlook: Outlook
     rules: RunRules | None
     phases: tuple[PhaseRecord, ...]
     categories: tuple[str, ...]
 
+    @property
+    def unfinished(self) -> tuple[PhaseRecord, ...]:
+        """The phases that still have something to ask, in plan order; a failed one does when a person retries it."""
+        return tuple(phase for phase in self.phases if phase.state not in PHASE_ENDED or phase.state == "failed")
 
-def _look(connection: Connection, sources: RoutingSources, now: datetime, run_id: str | None) -> _View:
+
+def look(connection: Connection, sources: RoutingSources, now: datetime, run_id: str | None) -> RoutingView:
+    """Read what questions are answered from.
+
+    Raises:
+        RunNotFound: no such run.
+    """
     rules: RunRules | None = None
     phases: tuple[PhaseRecord, ...] = ()
     if run_id is not None:
@@ -227,7 +205,10 @@ def _look(connection: Connection, sources: RoutingSources, now: datetime, run_id
         rules = run_rules(connection, run_id, now)
         phases = phases_of_run(connection, run_id)
     snapshot = read_snapshot(connection, sources.settings, now, sources.has_key, sources.unit_price, rules)
-    return _View(snapshot, rules, phases, _known_categories(sources.settings, snapshot.model_map, phases))
+    purpose: Purpose = "rehearsal" if rules is not None and rules.is_rehearsal else "run"
+    outlook = Outlook(connection, sources.settings, snapshot, run_id, purpose)
+    categories = _known_categories(sources.settings, snapshot.model_map, phases)
+    return RoutingView(snapshot, outlook, rules, phases, categories)
 
 
 def _known_categories(settings: Settings, model_map: ModelMap, phases: Sequence[PhaseRecord]) -> tuple[str, ...]:
@@ -237,7 +218,7 @@ def _known_categories(settings: Settings, model_map: ModelMap, phases: Sequence[
     return ("general", *sorted(known - {"general"}))
 
 
-def _check_known(view: _View, role: str, category: str, complexity: str) -> None:
+def check_known(view: RoutingView, role: str, category: str, complexity: str) -> None:
     """Refuse words that mean nothing here.
 
     Raises:
@@ -247,10 +228,19 @@ def _check_known(view: _View, role: str, category: str, complexity: str) -> None
     if role not in ROLES and not is_agent:
         agents = (f"agent:{name}" for name in sorted(view.snapshot.model_map.agent_models))
         raise _unknown("role", role, ", ".join((*ROLES, *agents, "agent:<name> for any other auxiliary agent")))
-    if complexity not in COMPLEXITIES:
+    _check_words(view, category, complexity)
+
+
+def _check_words(view: RoutingView, category: str | None, complexity: str | None) -> None:
+    if complexity is not None and complexity not in COMPLEXITIES:
         raise _unknown("complexity", complexity, ", ".join(COMPLEXITIES))
-    if category not in view.categories:
+    if category is not None and category not in view.categories:
         raise _unknown("category", category, ", ".join(view.categories))
+
+
+def _speaks_of(row: ModelRow, category: str | None, complexity: str | None) -> bool:
+    is_of_category = category is None or category in (row.category, *row.also)
+    return is_of_category and (complexity is None or row.complexity in (complexity, ANY))
 
 
 def _unknown(noun: str, word: str, known: str) -> RequestRefused:
@@ -260,49 +250,61 @@ def _unknown(noun: str, word: str, known: str) -> RequestRefused:
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _row(snapshot: RoutingSnapshot, role: str, category: str, complexity: str) -> ModelRow:
-    """The router's answer to one question."""
+def row_of(outlook: Outlook, question: Question) -> ModelRow:
+    """The answer to one question, and what the ledger would say to a call."""
+    asked = (question.role, question.category, question.complexity)
     try:
-        decision = choose(snapshot, role, category, complexity)
+        outcome = outlook.outcome(question)
     except NoRoute as error:
-        return ModelRow(role, category, complexity, None, None, None, (), error=str(error))
+        return ModelRow(*asked, None, None, None, (), error=visible(str(error), REASON_LIMIT))
+    decision, blocked_by = outcome.decision, outcome.blocked_by
     return ModelRow(
-        role=role,
-        category=category,
-        complexity=complexity,
+        *asked,
         model=decision.model,
         provider=decision.provider,
         rule=decision.rule,
-        reasons=decision.reasons,
-        blocked_by=decision.blocked_by,
+        reasons=tuple(visible(reason, REASON_LIMIT) for reason in decision.reasons),
+        blocked_by=None if blocked_by is None else visible(blocked_by, REASON_LIMIT),
         replaces=decision.replaces,
     )
 
 
-def _rows_of_phases(snapshot: RoutingSnapshot, phases: Sequence[PhaseRecord]) -> tuple[ModelRow, ...]:
-    """One row per role for each kind of phase that is still to be done, in plan order."""
-    kinds: dict[tuple[str, str], list[str]] = {}
-    for phase in phases:
-        if phase.state not in PHASE_ENDED or phase.state == "failed":
-            kinds.setdefault((phase.task_category, phase.complexity), []).append(phase.phase_id)
+def _model(snapshot: RoutingSnapshot, role: str, category: str, complexity: str) -> str | None:
+    try:
+        return choose(snapshot, role, category, complexity).model
+    except NoRoute:
+        return None
+
+
+def _rows_of_phases(view: RoutingView, capped: frozenset[str]) -> tuple[ModelRow, ...]:
+    """One row per role for each kind of phase that is still to be done, in plan order.
+
+    A phase with a cap of its own is a kind of its own: it may be stopped where its like is not.
+    """
+    kinds: dict[tuple[str, str, str | None], list[str]] = {}
+    for phase in view.unfinished:
+        own = phase.phase_id if phase.phase_id in capped else None
+        kinds.setdefault((phase.task_category, phase.complexity, own), []).append(phase.phase_id)
     return tuple(
-        replace(_row(snapshot, role, *kind), phase_ids=tuple(phase_ids))
-        for kind, phase_ids in kinds.items()
+        replace(row_of(view.outlook, Question(role, category, complexity, ids[0])), phase_ids=tuple(ids))
+        for (category, complexity, _), ids in kinds.items()
         for role in ROLES
     )
 
 
-def _rows_of_map(snapshot: RoutingSnapshot, categories: Sequence[str]) -> tuple[ModelRow, ...]:
+def _rows_of_map(view: RoutingView) -> tuple[ModelRow, ...]:
     """The whole map, in as few rows as say it: alike complexities become "*", alike categories one row."""
-    rows = [row for role in ROLES for row in _rows_of_role(snapshot, role, categories)]
-    agents = (f"agent:{name}" for name in sorted(snapshot.model_map.agent_models))
-    return (*rows, *(replace(_row(snapshot, agent, "general", "medium"), complexity=ANY) for agent in agents))
+    rows = [row for role in ROLES for row in _rows_of_role(view, role)]
+    agents = (f"agent:{name}" for name in sorted(view.snapshot.model_map.agent_models))
+    asked = (Question(agent, "general", "medium") for agent in agents)
+    return (*rows, *(replace(row_of(view.outlook, question), complexity=ANY) for question in asked))
 
 
-def _rows_of_role(snapshot: RoutingSnapshot, role: str, categories: Sequence[str]) -> list[ModelRow]:
+def _rows_of_role(view: RoutingView, role: str) -> list[ModelRow]:
     groups: dict[tuple[Hashable, ...], list[tuple[ModelRow, ...]]] = {}
-    for category in categories:
-        rows = _by_complexity([_row(snapshot, role, category, complexity) for complexity in COMPLEXITIES])
+    for category in view.categories:
+        questions = (Question(role, category, complexity) for complexity in COMPLEXITIES)
+        rows = _by_complexity([row_of(view.outlook, question) for question in questions])
         groups.setdefault(tuple((row.complexity, _answer(row)) for row in rows), []).append(rows)
     found = []
     for first, *others in groups.values():
@@ -343,7 +345,8 @@ def _overrides(snapshot: RoutingSnapshot) -> tuple[OverrideView, ...]:
     )
 
 
-def _standing_view(settings: Settings, standing: ProviderStanding) -> StandingView:
+def standing_view(settings: Settings, standing: ProviderStanding) -> StandingView:
+    """One provider as people see it."""
     return StandingView(
         provider=standing.provider,
         state=_state(standing),

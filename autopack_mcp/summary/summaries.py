@@ -22,7 +22,9 @@ from autopack_mcp.summary.run_list import RUNS_SHOWN, current_run, list_runs
 
 if TYPE_CHECKING:
     # Usage and models are imported when they are asked for: ``autopack-mcp status`` shows neither and must be quick.
-    from autopack_mcp.summary.models import ModelExplanation, ModelMapping, RoutingSources
+    from autopack_mcp.summary.explanation import ModelExplanation
+    from autopack_mcp.summary.models import ModelMapping
+    from autopack_mcp.summary.outlook import RoutingSources
     from autopack_mcp.summary.usage import UsageSummary
     from autopack_mcp.usage.prices import UnitPrices
     from autopack_mcp.usage.spans import Moment
@@ -70,9 +72,11 @@ class Summaries:
         """What was spent in a window or stretch. Raises RequestRefused for what is no past or present time."""
         return await self._database.read(self._usage, period, offset, from_, to)
 
-    async def models(self, run_id: str | None = None) -> ModelMapping:
-        """Which model is used for what. Raises RunNotFound."""
-        return await self._database.read(self._models, run_id)
+    async def models(
+        self, run_id: str | None = None, category: str | None = None, complexity: str | None = None
+    ) -> ModelMapping:
+        """Which model is used for what. Raises RunNotFound, RequestRefused."""
+        return await self._database.read(self._models, run_id, category, complexity)
 
     async def explain(self, role: str, category: str, complexity: str, run_id: str | None = None) -> ModelExplanation:
         """Which model would answer, and why. Raises RunNotFound, RequestRefused."""
@@ -102,9 +106,11 @@ class Summaries:
         """See ``usage``."""
         return self._database.read_now(self._usage, period, offset, from_, to)
 
-    def models_now(self, run_id: str | None = None) -> ModelMapping:
+    def models_now(
+        self, run_id: str | None = None, category: str | None = None, complexity: str | None = None
+    ) -> ModelMapping:
         """See ``models``."""
-        return self._database.read_now(self._models, run_id)
+        return self._database.read_now(self._models, run_id, category, complexity)
 
     def explain_now(self, role: str, category: str, complexity: str, run_id: str | None = None) -> ModelExplanation:
         """See ``explain``."""
@@ -132,21 +138,24 @@ class Summaries:
 
         return usage_summary(connection, self._settings(), self._clock.now(), period, offset, from_=from_, to=to)
 
-    def _models(self, connection: Connection, run_id: str | None) -> ModelMapping:
+    def _models(
+        self, connection: Connection, run_id: str | None, category: str | None, complexity: str | None
+    ) -> ModelMapping:
         from autopack_mcp.summary.models import model_mapping  # Lazy, as said above.
 
-        return model_mapping(connection, self._sources(connection), self._clock.now(), run_id)
+        sources = self._sources(connection)
+        return model_mapping(connection, sources, self._clock.now(), run_id, category, complexity)
 
     def _explain(
         self, connection: Connection, role: str, category: str, complexity: str, run_id: str | None
     ) -> ModelExplanation:
-        from autopack_mcp.summary.models import explain_model  # Lazy, as said above.
+        from autopack_mcp.summary.explanation import explain_model  # Lazy, as said above.
 
         sources = self._sources(connection)
         return explain_model(connection, sources, self._clock.now(), role, category, complexity, run_id)
 
     def _sources(self, connection: Connection) -> RoutingSources:
-        from autopack_mcp.summary.models import RoutingSources  # Lazy, as said above.
+        from autopack_mcp.summary.outlook import RoutingSources  # Lazy, as said above.
 
         return RoutingSources(self._settings(), self._keys_that_count(connection), self._unit_price)
 

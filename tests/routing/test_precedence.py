@@ -28,8 +28,8 @@ def said(of: RoutingSnapshot, role: str = "builder", category: str = "general", 
 
 def test_every_rule_says_why_it_does_not_decide() -> None:
     assert said(snapshot()) == [
-        "run override: silent: there is no override for this run",
-        "global override: silent: there is no override for all runs",
+        "run override: silent: there is none",
+        "global override: silent: there is none",
         "category: silent: category_models has no general",
         "high risk default: silent: general is not one of the never_fallback_categories",
         "complexity: decided: complexity low uses gpt-small as builder",
@@ -45,7 +45,7 @@ def test_lower_rules_are_overruled_and_still_say_what_they_would_name() -> None:
     of = snapshot(config=config, run_overrides=[override("gpt-small", "docs:*")])
     assert said(of, category="docs") == [
         "run override: decided: run override builder docs:* by ann",
-        "global override: silent: there is no override for all runs",
+        "global override: silent: there is none",
         "category: overruled: would name claude, but a higher rule decides",
         "high risk default: overruled: would name gpt-big, but a higher rule decides",
         "complexity: overruled: would name gpt-small, but a higher rule decides",
@@ -59,8 +59,8 @@ def test_a_silent_override_scope_says_how_many_speak_of_something_else_and_how_m
         global_overrides=[replace(ended, scope="global")],
     )
     assert said(of)[:2] == [
-        "run override: silent: none of the 2 for this run speaks of builder general:low (1 expired)",
-        "global override: silent: there is no override for all runs (1 expired)",
+        "run override: silent: none of the 2 speaks of builder general:low (1 expired)",
+        "global override: silent: there is none (1 expired)",
     ]
 
 

@@ -25,15 +25,15 @@ from autopack_mcp.routing.overrides import Override, add_override
 from autopack_mcp.routing.snapshot import read_snapshot
 from autopack_mcp.runs.rules import run_rules
 from autopack_mcp.runs.store import phases_of_run
+from autopack_mcp.summary.explanation import explain_model
 from autopack_mcp.summary.models import (
     ModelMapping,
     ModelRow,
     PhaseModelChange,
-    RoutingSources,
-    explain_model,
     model_mapping,
     phase_model_changes,
 )
+from autopack_mcp.summary.outlook import RoutingSources
 from tests.factories import (
     NOON,
     held_against,
