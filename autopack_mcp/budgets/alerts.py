@@ -13,14 +13,15 @@ from datetime import datetime
 from importlib import import_module
 from typing import Literal
 
-from sqlalchemy import ClauseElement, ColumnElement, Connection, Dialect, insert, select
+from sqlalchemy import ClauseElement, ColumnElement, Connection, Dialect, and_, insert, or_, select
 
-from autopack_mcp.budgets.caps import ScopeCap
+from autopack_mcp.budgets.caps import CallScope, ScopeCap, phase_scope, scopes_of_call, shadow_prefix
 from autopack_mcp.budgets.counters import ScopeUse
 from autopack_mcp.budgets.measures import amount, measures
 from autopack_mcp.clock import to_us
 from autopack_mcp.database.bare import BareStatement
-from autopack_mcp.database.tables import alerts, outbox
+from autopack_mcp.database.tables import alerts, outbox, usage_phases
+from autopack_mcp.usage.event import Purpose
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,28 @@ def alerts_between(
         within.append(~alerts.c.scope.startswith("rehearsal/", autoescape=True))
     else:
         within.append(alerts.c.scope.in_(scopes))
-    found = select(alerts).where(*within).order_by(alerts.c.alert_id.desc()).limit(limit)
+    return _newest(connection, and_(*within), limit)
+
+
+def alerts_on_run(connection: Connection, run_id: str, purpose: Purpose, at: datetime, limit: int) -> tuple[Alert, ...]:
+    """The newest ``limit`` alerts of what the calls of a run count on, newest first: the run, its phases, and of the
+    providers and roles it has asked, and of all calls, the windows that are open ``at`` that moment.
+    """
+    is_rehearsed = usage_phases.c.purpose == "rehearsal"
+    asked = select(usage_phases.c.provider, usage_phases.c.role).distinct()
+    rows = connection.execute(
+        asked.where(usage_phases.c.run_id == run_id, is_rehearsed if purpose == "rehearsal" else ~is_rehearsed)
+    )
+    calls = [CallScope(provider, role, purpose, run_id) for provider, role in rows]
+    scopes = {scope for call in calls for scope in scopes_of_call(call, at)}
+    if not scopes:
+        return ()  # Nothing was spent, so no level was reached by it.
+    of_phases = alerts.c.scope.startswith(phase_scope(shadow_prefix(calls[0]), run_id, ""), autoescape=True)
+    return _newest(connection, or_(alerts.c.scope.in_(scopes), of_phases), limit)
+
+
+def _newest(connection: Connection, which: ColumnElement[bool], limit: int) -> tuple[Alert, ...]:
+    found = select(alerts).where(which).order_by(alerts.c.alert_id.desc()).limit(limit)
     return tuple(Alert(**row) for row in connection.execute(found).mappings())
 
 

@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from autopack_mcp.budgets.caps import CallScope, ScopeCap, shadow_prefix
 from autopack_mcp.budgets.counters import ScopeUse, scope_use
+from autopack_mcp.budgets.standing_orders import is_ordered
 from autopack_mcp.notes import NOTE_LIMIT, Note, notes_of_run
 from autopack_mcp.runs.cap_stops import cap_stop
 from autopack_mcp.runs.overview import (
@@ -29,12 +30,15 @@ from autopack_mcp.runs.requests import RequestRecord, pending_requests
 from autopack_mcp.runs.states import RUN_ACTIVE, RUN_ENDED, PhaseState, RunState
 from autopack_mcp.runs.store import events_of_run, run_by_id
 from autopack_mcp.runs.supervision import SupervisorRecord
+from autopack_mcp.summary.alerts import AlertView, alerts_of_run
+from autopack_mcp.summary.orders import OrderView, orders_of_run
 from autopack_mcp.summary.shown import usd
 from autopack_mcp.text_safety import visible
 from autopack_mcp.usage.service import spent_by_phase
 from autopack_mcp.usage.sums import Spent
 
 EVENTS_SHOWN = 10  # The newest; the whole log is the page's business.
+OVERRULE = " Resume to go on: that order does not stop it again; lay down another one if it should."
 NAME_LIMIT = 120  # Characters of a name that a plan or a person gave.
 PATH_LIMIT = 400  # Characters of a path.
 WHY_LIMIT = 500  # Characters of a reason.
@@ -127,7 +131,8 @@ class RunSummary:
 
     ``supervisor`` says who advances the run; ``sandbox`` how its commands are confined, None before the first one.
     ``notes`` are oldest first, ``recent_events`` newest first. ``aliases`` are the predecessor's words for ``state``.
-    Texts are made visible and cut to a limit; what is longer ends in "…".
+    ``orders`` are the standing orders that may stop the run or tell of it, and those that have; ``alerts`` the newest
+    ones about what it counts on. Texts are made visible and cut to a limit; what is longer ends in "…".
     """
 
     run_id: str
@@ -173,6 +178,8 @@ class RunSummary:
     finished_at: datetime | None
     updated_at: datetime
     aliases: tuple[str, ...]
+    orders: tuple[OrderView, ...] = ()
+    alerts: tuple[AlertView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +243,8 @@ def run_summary(connection: Connection, run_id: str, now: datetime) -> RunSummar
         notes=tuple(map(_note_view, notes_of_run(connection, run_id))),
         phases=tuple(_phase_view(phase, models, spent.get(phase.phase_id, _NOTHING)) for phase, models in found),
         recent_events=tuple(map(_event_view, events_of_run(connection, run_id, EVENTS_SHOWN))),
+        orders=orders_of_run(connection, run),
+        alerts=alerts_of_run(connection, run, now),
     )
 
 
@@ -391,7 +400,7 @@ def needs_you_now(run: RunRecord, *, is_supervised: bool) -> NeedsYou | None:
     resume = f"resume run {run.run_id}"
     why = _sentence(f": {visible(run.why, WHY_LIMIT)}" if run.why else "")
     if run.state == "paused":
-        return NeedsYou(f"It is paused{why}", resume)
+        return NeedsYou(f"It is paused{why}{OVERRULE if is_ordered(run.why) else ''}", resume)
     if run.state == "budget_paused":
         stop = cap_stop(run)
         if stop is not None:

@@ -17,14 +17,13 @@ from autopack_mcp.database.engine import Database
 from autopack_mcp.runs.overview import supervisors_known
 from autopack_mcp.summary.context_block import context_block
 from autopack_mcp.summary.kept import KeptAnswers
+from autopack_mcp.summary.orders import OrderView, order_views
 from autopack_mcp.summary.run import RunList, RunSummary, run_summary
 from autopack_mcp.summary.run_list import RUNS_SHOWN, current_run, list_runs
 
 if TYPE_CHECKING:
     # Usage and models are imported when they are asked for: ``autopack-mcp status`` shows neither and must be quick.
-    from autopack_mcp.summary.explanation import ModelExplanation
-    from autopack_mcp.summary.models import ModelMapping
-    from autopack_mcp.summary.outlook import RoutingSources
+    from autopack_mcp.summary.models import ModelExplanation, ModelMapping, RoutingSources
     from autopack_mcp.summary.usage import UsageSummary
     from autopack_mcp.usage.prices import UnitPrices
     from autopack_mcp.usage.spans import Moment
@@ -72,15 +71,17 @@ class Summaries:
         """What was spent in a window or stretch. Raises RequestRefused for what is no past or present time."""
         return await self._database.read(self._usage, period, offset, from_, to)
 
-    async def models(
-        self, run_id: str | None = None, category: str | None = None, complexity: str | None = None
-    ) -> ModelMapping:
-        """Which model is used for what. Raises RunNotFound, RequestRefused."""
-        return await self._database.read(self._models, run_id, category, complexity)
+    async def models(self, run_id: str | None = None) -> ModelMapping:
+        """Which model is used for what. Raises RunNotFound."""
+        return await self._database.read(self._models, run_id)
 
     async def explain(self, role: str, category: str, complexity: str, run_id: str | None = None) -> ModelExplanation:
         """Which model would answer, and why. Raises RunNotFound, RequestRefused."""
         return await self._database.read(self._explain, role, category, complexity, run_id)
+
+    async def orders(self, *, with_withdrawn: bool = False) -> tuple[OrderView, ...]:
+        """The standing orders in force, or the newest of all there ever were."""
+        return await self._database.read(order_views, with_withdrawn=with_withdrawn)
 
     async def context_block(self, run_id: str) -> str:
         """The run as Markdown to paste. Raises RunNotFound."""
@@ -106,15 +107,17 @@ class Summaries:
         """See ``usage``."""
         return self._database.read_now(self._usage, period, offset, from_, to)
 
-    def models_now(
-        self, run_id: str | None = None, category: str | None = None, complexity: str | None = None
-    ) -> ModelMapping:
+    def models_now(self, run_id: str | None = None) -> ModelMapping:
         """See ``models``."""
-        return self._database.read_now(self._models, run_id, category, complexity)
+        return self._database.read_now(self._models, run_id)
 
     def explain_now(self, role: str, category: str, complexity: str, run_id: str | None = None) -> ModelExplanation:
         """See ``explain``."""
         return self._database.read_now(self._explain, role, category, complexity, run_id)
+
+    def orders_now(self, *, with_withdrawn: bool = False) -> tuple[OrderView, ...]:
+        """See ``orders``."""
+        return self._database.read_now(order_views, with_withdrawn=with_withdrawn)
 
     def context_block_now(self, run_id: str) -> str:
         """See ``context_block``."""
@@ -138,24 +141,21 @@ class Summaries:
 
         return usage_summary(connection, self._settings(), self._clock.now(), period, offset, from_=from_, to=to)
 
-    def _models(
-        self, connection: Connection, run_id: str | None, category: str | None, complexity: str | None
-    ) -> ModelMapping:
+    def _models(self, connection: Connection, run_id: str | None) -> ModelMapping:
         from autopack_mcp.summary.models import model_mapping  # Lazy, as said above.
 
-        sources = self._sources(connection)
-        return model_mapping(connection, sources, self._clock.now(), run_id, category, complexity)
+        return model_mapping(connection, self._sources(connection), self._clock.now(), run_id)
 
     def _explain(
         self, connection: Connection, role: str, category: str, complexity: str, run_id: str | None
     ) -> ModelExplanation:
-        from autopack_mcp.summary.explanation import explain_model  # Lazy, as said above.
+        from autopack_mcp.summary.models import explain_model  # Lazy, as said above.
 
         sources = self._sources(connection)
         return explain_model(connection, sources, self._clock.now(), role, category, complexity, run_id)
 
     def _sources(self, connection: Connection) -> RoutingSources:
-        from autopack_mcp.summary.outlook import RoutingSources  # Lazy, as said above.
+        from autopack_mcp.summary.models import RoutingSources  # Lazy, as said above.
 
         return RoutingSources(self._settings(), self._keys_that_count(connection), self._unit_price)
 

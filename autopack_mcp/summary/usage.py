@@ -19,6 +19,7 @@ from autopack_mcp.budgets.caps import CallScope, ScopeCap, provider_caps
 from autopack_mcp.budgets.counters import ScopeUse, scope_use
 from autopack_mcp.budgets.held import held_by_provider
 from autopack_mcp.config.settings import ProviderSettings, Settings, Window
+from autopack_mcp.summary.alerts import AlertView, alerts_in_window
 from autopack_mcp.summary.caps import (
     CapView,
     Level,
@@ -30,6 +31,7 @@ from autopack_mcp.summary.caps import (
     usd_or_none,
     worse_level,
 )
+from autopack_mcp.summary.orders import OrderView, order_views
 from autopack_mcp.summary.pace import BurnRate, burn_rate
 from autopack_mcp.text_safety import visible
 from autopack_mcp.usage.service import usage_by_day, usage_rows
@@ -143,7 +145,8 @@ class UsageSummary:
     2026-11-15", and ``period`` is None. Every configured provider has a row, used or not; ``days`` has every day that
     has begun. ``caps`` are all configured caps of every period as they stand now, fullest first, and ``burn`` is the
     present rate; there are none for anything but the present window. ``breaches`` counts how often a cap was found
-    exceeded in the span. ``note`` says what is not in these numbers.
+    exceeded in the span. ``note`` says what is not in these numbers. ``orders`` are the standing orders in force, in
+    the present window only; ``alerts`` the newest ones raised in the span.
     """
 
     period: Window | None
@@ -168,6 +171,8 @@ class UsageSummary:
     unpriced_calls: int
     breaches: int
     note: str
+    orders: tuple[OrderView, ...] = ()
+    alerts: tuple[AlertView, ...] = ()
 
 
 def usage_summary(
@@ -215,6 +220,8 @@ def usage_summary(
         unpriced_calls=whole.unpriced_calls,
         breaches=count_breaches(connection, span.start, span.end),
         note=REHEARSALS_EXCLUDED,
+        orders=order_views(connection) if span.is_present else (),
+        alerts=alerts_in_window(connection, span.start, span.end),
     )
 
 
