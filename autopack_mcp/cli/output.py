@@ -16,7 +16,6 @@ from autopack_mcp.summary.shown import plain, tokens_text, usd_text
 
 if TYPE_CHECKING:
     from autopack_mcp.summary.run import RunList, RunSummary
-    from autopack_mcp.summary.usage import ProviderUsage, UsageSummary
 
 
 def print_json(answer: object) -> None:
@@ -75,27 +74,6 @@ def print_run(run: RunSummary) -> None:
     )  # fmt: skip
 
 
-def print_usage(usage: UsageSummary) -> None:
-    """Providers against their caps, then models."""
-    click.echo(f"{usage.period} {usage.window_label}: {tokens_text(usage.total_tokens)} tokens,"
-               f" {usd_text(usage.cost_usd, usage.unpriced_calls)}")  # fmt: skip
-    print_table(
-        ("provider", "tokens", "cap", "used", "level", "resets", "cost"),
-        [_provider_row(provider) for provider in usage.providers],
-    )
-    if usage.models:
-        print_table(
-            ("model", "provider", "in", "out", "calls", "cost"),
-            [
-                (
-                    model.model, model.provider, tokens_text(model.prompt_tokens), tokens_text(model.completion_tokens),
-                    str(model.calls), usd_text(model.cost_usd, model.unpriced_calls),
-                )
-                for model in usage.models
-            ],
-        )  # fmt: skip
-
-
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table for a person, tab-separated lines when piped."""
     rows = list(rows)
@@ -114,16 +92,3 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         # Text, not markup: a phase may be called "[red]".
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
-
-
-def _provider_row(provider: ProviderUsage) -> tuple[str, ...]:
-    used = "" if provider.percent_of_cap is None else f"{provider.percent_of_cap:g} %"
-    return (
-        provider.provider,
-        tokens_text(provider.total_tokens),
-        "no cap" if provider.cap_tokens is None else tokens_text(provider.cap_tokens),
-        used,
-        provider.level or "",
-        f"{provider.resets_at:%Y-%m-%d %H:%M} UTC",
-        usd_text(provider.cost_usd, provider.unpriced_calls) if provider.calls else "–",
-    )

@@ -1,23 +1,40 @@
-"""The verb ``usage``: what was spent in a window, against the caps; its sub-verbs care for the ledger itself."""
+"""The verb ``usage``: what was spent in a span of time or by a run; its sub-verbs care for the ledger itself."""
 
 from __future__ import annotations
 
 import click
 
 from autopack_mcp.cli.opening import opened
-from autopack_mcp.cli.output import print_json, print_usage
+from autopack_mcp.cli.output import print_json
 from autopack_mcp.cli.reading import as_json
+from autopack_mcp.cli.usage_output import print_run_usage, print_usage
+
+period_option = click.option("--period", type=click.Choice(["day", "week", "month"]), default="week", show_default=True)
+offset_option = click.option("--offset", default=0, show_default=True, help="-1 is the window before this one.")
+from_option = click.option(
+    "--from", "from_", metavar="DATE", help="Instead of a period: the first day, or a time with its zone."
+)
+to_option = click.option("--to", metavar="DATE", help="The last day, which is included, or a time. Default: today.")
 
 
 @click.group(invoke_without_command=True)
-@click.option("--period", type=click.Choice(["day", "week", "month"]), default="week", show_default=True)
-@click.option("--offset", default=0, show_default=True, help="-1 is the window before this one.")
+@period_option
+@offset_option
+@from_option
+@to_option
+@click.option("--run", help="Instead of a span of time: one run, by tier and phase.")
 @as_json
 @click.pass_context
-def usage(context: click.Context, period: str, offset: int, as_json: bool) -> None:
-    """Show what was spent in a window, against the caps."""
+def usage(
+    context: click.Context, period: str, offset: int, from_: str | None, to: str | None, run: str | None, as_json: bool
+) -> None:
+    """Show what was spent in a window or from one date to another, on what, and against which caps."""
     if context.invoked_subcommand is not None:
         return
     with opened() as autopack:
-        found = autopack.summaries.usage_now(period, offset)
-    print_json(found) if as_json else print_usage(found)
+        if run is not None:
+            spent = autopack.summaries.run_usage_now(run)
+            print_json(spent) if as_json else print_run_usage(spent)
+        else:
+            found = autopack.summaries.usage_now(period, offset, from_=from_, to=to)
+            print_json(found) if as_json else print_usage(found)

@@ -33,9 +33,10 @@ def refused(error: AutopackError) -> str:
 
 def arguments_refused(tool: str, arguments: type[ArgModelBase], error: ValidationError) -> str:
     """Everything that is wrong with the arguments of one call, then the arguments that the tool takes."""
-    names = list(arguments.model_fields)
+    fields = {field.alias or name: field for name, field in arguments.model_fields.items()}
+    names = list(fields)
     wrong = [_wrong(dict(problem), names) for problem in error.errors(include_url=False)]
-    needed = [name for name, field in arguments.model_fields.items() if field.is_required()]
+    needed = [name for name, field in fields.items() if field.is_required()]
     takes = ", ".join(f"{name} (required)" if name in needed else name for name in names)
     return "\n".join((*wrong, f"{tool} takes: {takes}."))
 

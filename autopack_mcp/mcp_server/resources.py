@@ -7,6 +7,7 @@ is. Clients that cannot read resources have the command line.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 JSON = "application/json"
 MARKDOWN = "text/markdown"
+_WINDOW = re.compile(r"([a-z]+)(-\d{1,6})")
 RUNS_SHOWN = 100  # The newest; list_runs pages through the rest.
 
 
@@ -35,7 +37,8 @@ def add_resources(server: MCPServer, summaries: Summaries) -> None:
         ("autopack://runs/{run_id}/context", read.context, "A run as Markdown to paste into a chat", MARKDOWN),
         ("autopack://runs/{run_id}/notes", read.notes, "A run's notes and their delivery", JSON),
         ("autopack://runs/{run_id}/models", read.models_of_run, "Which model a run's phases will be given", JSON),
-        ("autopack://usage/{period}", read.usage, "Usage of this day, week or month", JSON),
+        ("autopack://runs/{run_id}/usage", read.usage_of_run, "What a run cost, by tier, phase, role and model", JSON),
+        ("autopack://usage/{period}", read.usage, "Usage of a day, week, month or stretch of time", JSON),
         ("autopack://models", read.models, "Which model is used for what", JSON),
     ):
         server.resource(uri, name=reader.__name__, title=title, description=title, mime_type=media_type)(reader)
@@ -69,9 +72,18 @@ class ResourceReader:
         """The models of a run's unfinished phases."""
         return await _json(self._summaries.models(run_id))
 
+    async def usage_of_run(self, run_id: str) -> str:
+        """What a run cost, taken apart."""
+        return await _json(self._summaries.run_usage(run_id))
+
     async def usage(self, period: str) -> str:
-        """The window that is open now."""
-        return await _json(self._summaries.usage(period))
+        """A window by its name and offset (``week``, ``week-1``), or a stretch of time (``2026-11-01..2026-11-15``)."""
+        from_, dots, to = period.partition("..")
+        if dots:
+            return await _json(self._summaries.usage(from_=from_, to=to))
+        named = _WINDOW.fullmatch(period)
+        window, offset = (period, 0) if named is None else (named[1], int(named[2]))
+        return await _json(self._summaries.usage(window, offset))
 
     async def models(self) -> str:
         """The models of a run that would start now."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
+from keyword import iskeyword
 from typing import Any
 
 import anyio
@@ -40,9 +41,11 @@ class StrictTool(Tool):
         """
         try:
             # Not the SDK's own validation: it would read a note or a plan that looks like JSON as JSON.
-            wanted = self.fn_metadata.arg_model.model_validate(arguments).model_dump_one_level()
+            checked = self.fn_metadata.arg_model.model_validate(arguments).model_dump_one_level()
         except ValidationError as error:
             raise ToolError(arguments_refused(self.name, self.fn_metadata.arg_model, error)) from error
+        # An argument called by a word of Python's, such as ``from``, is a parameter with an underscore behind it.
+        wanted = {f"{name}_" if iskeyword(name) else name: value for name, value in checked.items()}
         if self.context_kwarg is not None:
             wanted[self.context_kwarg] = context
         try:

@@ -61,8 +61,9 @@ class _Pages:
         as_of = self._clock.now()
         run = await self._run(request)
         models = await self._summaries.models(run.run_id)
+        costs = await self._summaries.run_usage(run.run_id)
         usage = await self._summaries.usage("week")
-        return HTMLResponse(rendering.run_page(run, models, usage, as_of))
+        return HTMLResponse(rendering.run_page(run, models, costs, usage, as_of))
 
     async def phases(self, request: Request) -> Response:
         as_of = self._clock.now()

@@ -19,6 +19,7 @@ from autopack_mcp.summary import shown
 from autopack_mcp.summary.context_block import context_block
 from autopack_mcp.summary.models import ModelMapping
 from autopack_mcp.summary.run import RunList, RunSummary
+from autopack_mcp.summary.run_usage import RunUsage
 from autopack_mcp.summary.usage import UsageSummary
 from autopack_mcp.usage.spans import bounds_of
 
@@ -84,7 +85,7 @@ def runs_page(
     )
 
 
-def run_page(run: RunSummary, models: ModelMapping, usage: UsageSummary, as_of: datetime) -> str:
+def run_page(run: RunSummary, models: ModelMapping, costs: RunUsage, usage: UsageSummary, as_of: datetime) -> str:
     """One run with all of its panels, in the order in which a person on a phone needs them."""
     return _render(
         "run.html",
@@ -95,6 +96,7 @@ def run_page(run: RunSummary, models: ModelMapping, usage: UsageSummary, as_of: 
         token_bar=panels.run_token_bar(run),
         cost_bar=panels.run_cost_bar(run),
         groups=panels.phase_groups(run.phases),
+        costs=costs,
         models=models,
         caps=panels.cap_panels(usage.caps),
         caps_shown=CAPS_SHOWN,

@@ -24,6 +24,7 @@ from autopack_mcp.summary.run_list import RUNS_SHOWN, current_run, list_runs
 if TYPE_CHECKING:
     # Usage and models are imported when they are asked for: ``autopack-mcp status`` shows neither and must be quick.
     from autopack_mcp.summary.models import ModelExplanation, ModelMapping, RoutingSources
+    from autopack_mcp.summary.run_usage import RunUsage
     from autopack_mcp.summary.usage import UsageSummary
     from autopack_mcp.usage.prices import UnitPrices
     from autopack_mcp.usage.spans import Moment
@@ -71,6 +72,10 @@ class Summaries:
         """What was spent in a window or stretch. Raises RequestRefused for what is no past or present time."""
         return await self._database.read(self._usage, period, offset, from_, to)
 
+    async def run_usage(self, run_id: str) -> RunUsage:
+        """What one run cost, by tier, phase, role and model. Raises RunNotFound."""
+        return await self._database.read(self._run_usage, run_id)
+
     async def models(self, run_id: str | None = None) -> ModelMapping:
         """Which model is used for what. Raises RunNotFound."""
         return await self._database.read(self._models, run_id)
@@ -107,6 +112,10 @@ class Summaries:
         """See ``usage``."""
         return self._database.read_now(self._usage, period, offset, from_, to)
 
+    def run_usage_now(self, run_id: str) -> RunUsage:
+        """See ``run_usage``."""
+        return self._database.read_now(self._run_usage, run_id)
+
     def models_now(self, run_id: str | None = None) -> ModelMapping:
         """See ``models``."""
         return self._database.read_now(self._models, run_id)
@@ -140,6 +149,11 @@ class Summaries:
         from autopack_mcp.summary.usage import usage_summary  # Lazy, as said above.
 
         return usage_summary(connection, self._settings(), self._clock.now(), period, offset, from_=from_, to=to)
+
+    def _run_usage(self, connection: Connection, run_id: str) -> RunUsage:
+        from autopack_mcp.summary.run_usage import run_usage  # Lazy, as said above.
+
+        return run_usage(connection, run_id)
 
     def _models(self, connection: Connection, run_id: str | None) -> ModelMapping:
         from autopack_mcp.summary.models import model_mapping  # Lazy, as said above.

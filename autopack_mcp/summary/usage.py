@@ -32,6 +32,7 @@ from autopack_mcp.summary.caps import (
     worse_level,
 )
 from autopack_mcp.summary.orders import OrderView, order_views
+from autopack_mcp.summary.orders import OrderView, order_views
 from autopack_mcp.summary.pace import BurnRate, burn_rate
 from autopack_mcp.text_safety import visible
 from autopack_mcp.usage.service import usage_by_day, usage_rows
@@ -205,9 +206,11 @@ def usage_summary(
         starts_at=span.start,
         ends_at=span.end,
         providers=_providers(connection, settings, span, grouped(models, "provider")),
-        models=tuple(ModelUsage(_name(row.provider), _name(row.model), **_sums(row)) for row in models),
-        roles=tuple(RoleUsage(_name(row.role), row.is_core, **_sums(row)) for row in roles),
-        categories=tuple(CategoryUsage(_name(row.category), **_sums(row)) for row in grouped(rows, "category")),
+        models=tuple(ModelUsage(shown_name(row.provider), shown_name(row.model), **shown_sums(row)) for row in models),
+        roles=tuple(RoleUsage(shown_name(row.role), row.is_core, **shown_sums(row)) for row in roles),
+        categories=tuple(
+            CategoryUsage(shown_name(row.category), **shown_sums(row)) for row in grouped(rows, "category")
+        ),
         days=_days(connection, span, now),
         **_present(connection, settings, span, now),
         core_tokens=core.total_tokens,
@@ -223,6 +226,16 @@ def usage_summary(
         orders=order_views(connection) if span.is_present else (),
         alerts=alerts_in_window(connection, span.start, span.end),
     )
+
+
+def shown_sums(row: UsageRow) -> dict[str, Any]:
+    """The sums that every row of a summary has, by field."""
+    return {name: getattr(row, name) for name in _SHOWN_SUMS}
+
+
+def shown_name(name: str | None) -> str:
+    """A name that others gave, fit to be shown; "" for none."""
+    return visible(name or "", NAME_LIMIT)
 
 
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -253,7 +266,7 @@ def _provider_usage(
     configured = None if provider is None else configured_cap(provider.caps, span.window)
     allowance_tokens, allowance_nano = (None, None) if cap is None else (cap.allowance_tokens, cap.allowance_nano)
     return ProviderUsage(
-        provider=_name(name),
+        provider=shown_name(name),
         period=span.window,
         charged_tokens=use.settled_tokens,
         reserved_tokens=use.reserved_tokens,
@@ -266,7 +279,7 @@ def _provider_usage(
         cap_usd=usd_or_none(allowance_nano),
         configured_cap_usd=None if configured is None else usd_or_none(configured.nano_usd),
         percent_of_cap_usd=percent_of(use.used_nano, allowance_nano),
-        **_sums(row),
+        **shown_sums(row),
     )
 
 
@@ -280,7 +293,7 @@ def _days(connection: Connection, span: UsageSpan, now: datetime) -> tuple[DayUs
     used = usage_by_day(connection, span)
     nothing = UsageRow()
     return tuple(
-        DayUsage(day.date().isoformat(), **_sums(used.get(day, nothing)))
+        DayUsage(day.date().isoformat(), **shown_sums(used.get(day, nothing)))
         # A clock that was set back leaves calls on days that have not come yet; they are in the sums and so here.
         for day in sorted({*days_begun(span, now), *used})
     )
@@ -295,14 +308,6 @@ def _present(connection: Connection, settings: Settings, span: UsageSpan, now: d
         "caps": cap_views(connection, settings, now, charges),
         "burn": burn_rate(charges.by_provider, now),
     }
-
-
-def _sums(row: UsageRow) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in _SHOWN_SUMS}
-
-
-def _name(name: str | None) -> str:
-    return visible(name or "", NAME_LIMIT)
 
 
 def _most_used_first(row: ProviderUsage) -> tuple[float, int, str]:

@@ -37,16 +37,17 @@ class HourCharge:
 
 
 def usage_rows(connection: Connection, span: UsageSpan) -> tuple[UsageRow, ...]:
-    """One row per provider, model, role and category; "" are calls without one. Every smaller grouping adds these up.
+    """One row per provider, model, role and category ("" are calls without one), in any order, to be ``grouped``.
 
     One pass over the days of a span, so that a month costs as much at ten million events as at one million.
     """
+    parts = tuple(_parts(span))
     rows = [
         usage_row((*_KINDS, *COUNTS), row)
-        for table, start, end in _parts(span)
+        for table, start, end in parts
         for row in _sums_by(table, *_KINDS).rows(connection, _between(start, end))
     ]
-    return grouped(rows, *_KINDS)
+    return grouped(rows, *_KINDS) if len(parts) > 1 else tuple(rows)
 
 
 def usage_by_provider(connection: Connection, span: UsageSpan) -> tuple[UsageRow, ...]:

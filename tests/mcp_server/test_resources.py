@@ -26,6 +26,7 @@ ADDRESSES = [
     "autopack://runs/{run_id}/context",
     "autopack://runs/{run_id}/models",
     "autopack://runs/{run_id}/notes",
+    "autopack://runs/{run_id}/usage",
     "autopack://usage/{period}",
 ]
 
@@ -93,8 +94,25 @@ async def test_models_are_those_of_the_run_or_of_a_new_one(connect: Connect, ser
     assert (await read_json(connect, server, "autopack://models"))["run_id"] is None
 
 
-async def test_usage_is_told_by_period(connect: Connect, server: MCPServer) -> None:
-    assert (await read_json(connect, server, "autopack://usage/day"))["window_label"] == "2026-11-18"
+@pytest.mark.parametrize(
+    "asked, label",
+    [
+        ("day", "2026-11-18"),
+        ("week", "2026-W47"),
+        ("week-1", "2026-W46"),
+        ("month-11", "2025-12"),
+        ("2026-11-01..2026-11-15", "2026-11-01 to 2026-11-15"),
+        ("2026-11-17T22:00Z..2026-11-18T02:00Z", "2026-11-17 22:00 to 2026-11-18 02:00"),
+    ],
+)
+async def test_usage_is_told_of_any_time(connect: Connect, server: MCPServer, asked: str, label: str) -> None:
+    assert (await read_json(connect, server, f"autopack://usage/{asked}"))["window_label"] == label
+
+
+@pytest.mark.usefixtures("with_run")
+async def test_usage_of_a_run_is_told_by_tier_and_phase(connect: Connect, server: MCPServer) -> None:
+    usage = await read_json(connect, server, "autopack://runs/R1/usage")
+    assert (usage["run_id"], len(usage["tiers"]), len(usage["phases"])) == ("R1", 1, 30)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +122,10 @@ async def test_usage_is_told_by_period(connect: Connect, server: MCPServer) -> N
         ("autopack://runs/R9/context", "There are no runs yet."),
         ("autopack://runs/R9/notes", "There are no runs yet."),
         ("autopack://runs/R9/models", "There are no runs yet."),
+        ("autopack://runs/R9/usage", "There are no runs yet."),
         ("autopack://usage/year", "Periods are day, week, month"),
+        ("autopack://usage/week-9999999", "Periods are day, week, month"),
+        ("autopack://usage/2026-11-15..2026-11-01", "To must come after from"),
         ("autopack://bills", "Unknown resource"),
         ("autopack://runs/..%2Fsecret", "Unknown resource"),
     ],

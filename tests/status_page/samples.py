@@ -20,6 +20,7 @@ from autopack_mcp.summary.run import (
     RunList,
     RunSummary,
 )
+from autopack_mcp.summary.run_usage import PhaseUsage, RunUsage, TierUsage
 from autopack_mcp.summary.usage import (
     CategoryUsage,
     DayUsage,
@@ -324,6 +325,28 @@ def usage_summary(**overrides: Any) -> UsageSummary:
         "note": "Rehearsals are not in these numbers.",
     }
     return UsageSummary(**{**values, **overrides})
+
+
+def run_usage(**overrides: Any) -> RunUsage:
+    """A run of two tiers, the first of them paid for."""
+    sums = {**_sums(), "charged_tokens": 331_000}
+    values: dict[str, Any] = {
+        "run_id": "r-7f3a",
+        "plan_name": "Lending library",
+        "is_rehearsal": False,
+        "tiers": (TierUsage(tier_index=1, tier_name="Core", phases=2, **sums),
+                  TierUsage(tier_index=None, tier_name="", phases=0, **sums)),
+        "phases": (PhaseUsage(phase_id="p1", name="Phase p1", tier_index=1, **sums),),
+        "roles": (role_usage(),),
+        "models": (model_usage(),),
+        "charged_tokens": 662_000,
+        "total_tokens": 662_000,
+        "cost_usd": Decimal("2.40"),
+        "calls": 82,
+        "unpriced_calls": 0,
+        "note": "",
+    }  # fmt: skip
+    return RunUsage(**{**values, **overrides})
 
 
 def model_row(role: str = "builder", **overrides: Any) -> ModelRow:

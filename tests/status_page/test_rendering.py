@@ -33,6 +33,7 @@ from tests.status_page.samples import (
     run_line,
     run_list,
     run_summary,
+    run_usage,
     standing_view,
     usage_summary,
 )
@@ -88,11 +89,12 @@ def pages(texts: Iterator[str] | None = None) -> dict[str, str]:
     )
     models = hostile(model_mapping(rows=rows, warnings=("line 14: unknown model",)))
     usage = hostile(usage_summary(breaches=1))
+    costs = hostile(run_usage(note="a rehearsal"))
     runs = hostile(run_list(run_line(), next_cursor="next"))
     sentences = ["There is no such run."] if texts is None else [next(texts)]
     return {
         "runs": rendering.runs_page(runs, (run,), usage, NOON, is_first=True),
-        "run": rendering.run_page(run, models, usage, NOON),
+        "run": rendering.run_page(run, models, costs, usage, NOON),
         "phases": rendering.phases_page(run, NOON),
         "usage": rendering.usage_page(usage, NOON),
         "models": rendering.models_page(models, NOON),
@@ -168,9 +170,12 @@ def test_every_text_is_shown_as_it_is(texts: list[str]) -> None:
         ),
         source,
     )
-    usage = with_texts(usage_summary(), source)
+    usage, costs = with_texts(usage_summary(), source), with_texts(run_usage(), source)
     cases = (
-        (rendering.run_page(run, models, usage, NOON), (run, models.rows, models.overrides, usage.caps)),
+        (
+            rendering.run_page(run, models, costs, usage, NOON),
+            (run, models.rows, models.overrides, costs.tiers, costs.models, usage.caps),
+        ),
         (rendering.models_page(models, NOON), models),
         (rendering.usage_page(usage, NOON), usage),
     )
@@ -181,7 +186,7 @@ def test_every_text_is_shown_as_it_is(texts: list[str]) -> None:
 
 def test_the_context_block_stands_on_the_page_to_the_letter() -> None:
     run = run_summary(last_summary="a < b && `c`\n</pre>")
-    html = rendering.run_page(run, model_mapping(), usage_summary(), NOON)
+    html = rendering.run_page(run, model_mapping(), run_usage(), usage_summary(), NOON)
     assert context_block(run) in read_html(html).text
 
 
@@ -222,7 +227,18 @@ def test_every_panel_has_an_address_that_the_documentation_names() -> None:
 def test_every_panel_of_a_run_has_an_address() -> None:
     document = read_html(pages()["run"])
     panels = [element.get("id") for element in document.elements if element.tag == "section"]
-    assert panels == ["needs-you", "progress", "phases", "models", "events", "caps", "context", "notes", "about"]
+    assert panels == [
+        "needs-you",
+        "progress",
+        "phases",
+        "cost",
+        "models",
+        "events",
+        "caps",
+        "context",
+        "notes",
+        "about",
+    ]
 
 
 @pytest.mark.parametrize("path", sorted(TEMPLATES.glob("*.html")), ids=lambda path: path.name)
@@ -237,7 +253,7 @@ def words(html: str) -> str:
 
 
 def run_words(**overrides: Any) -> str:
-    return words(rendering.run_page(run_summary(**overrides), model_mapping(), usage_summary(), NOON))
+    return words(rendering.run_page(run_summary(**overrides), model_mapping(), run_usage(), usage_summary(), NOON))
 
 
 def test_a_run_shows_where_it_stands_and_what_it_may_still_cost() -> None:
@@ -348,7 +364,7 @@ def test_a_question_that_no_model_answers_says_why() -> None:
 def test_a_long_run_leaves_most_of_its_queue_to_the_page_of_phases() -> None:
     phases = tuple(queued_phase(f"q{n}") for n in range(1_000))
     run = run_summary(phases=phases, total_phases=1_000)
-    html = rendering.run_page(run, model_mapping(), usage_summary(), NOON)
+    html = rendering.run_page(run, model_mapping(), run_usage(), usage_summary(), NOON)
     assert "995 more queued" in words(html)
     assert len(html) < 64_000
     assert rendering.phases_page(run, NOON).count('class="phase"') == 1_000
