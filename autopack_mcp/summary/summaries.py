@@ -23,7 +23,9 @@ from autopack_mcp.summary.run_list import RUNS_SHOWN, current_run, list_runs
 
 if TYPE_CHECKING:
     # Usage and models are imported when they are asked for: ``autopack-mcp status`` shows neither and must be quick.
-    from autopack_mcp.summary.models import ModelExplanation, ModelMapping, RoutingSources
+    from autopack_mcp.summary.explanation import ModelExplanation
+    from autopack_mcp.summary.models import ModelMapping
+    from autopack_mcp.summary.outlook import RoutingSources
     from autopack_mcp.summary.run_usage import RunUsage
     from autopack_mcp.summary.usage import UsageSummary
     from autopack_mcp.usage.prices import UnitPrices
@@ -76,9 +78,11 @@ class Summaries:
         """What one run cost, by tier, phase, role and model. Raises RunNotFound."""
         return await self._database.read(self._run_usage, run_id)
 
-    async def models(self, run_id: str | None = None) -> ModelMapping:
-        """Which model is used for what. Raises RunNotFound."""
-        return await self._database.read(self._models, run_id)
+    async def models(
+        self, run_id: str | None = None, category: str | None = None, complexity: str | None = None
+    ) -> ModelMapping:
+        """Which model is used for what. Raises RunNotFound, RequestRefused."""
+        return await self._database.read(self._models, run_id, category, complexity)
 
     async def explain(self, role: str, category: str, complexity: str, run_id: str | None = None) -> ModelExplanation:
         """Which model would answer, and why. Raises RunNotFound, RequestRefused."""
@@ -116,9 +120,11 @@ class Summaries:
         """See ``run_usage``."""
         return self._database.read_now(self._run_usage, run_id)
 
-    def models_now(self, run_id: str | None = None) -> ModelMapping:
+    def models_now(
+        self, run_id: str | None = None, category: str | None = None, complexity: str | None = None
+    ) -> ModelMapping:
         """See ``models``."""
-        return self._database.read_now(self._models, run_id)
+        return self._database.read_now(self._models, run_id, category, complexity)
 
     def explain_now(self, role: str, category: str, complexity: str, run_id: str | None = None) -> ModelExplanation:
         """See ``explain``."""
@@ -155,21 +161,24 @@ class Summaries:
 
         return run_usage(connection, run_id)
 
-    def _models(self, connection: Connection, run_id: str | None) -> ModelMapping:
+    def _models(
+        self, connection: Connection, run_id: str | None, category: str | None, complexity: str | None
+    ) -> ModelMapping:
         from autopack_mcp.summary.models import model_mapping  # Lazy, as said above.
 
-        return model_mapping(connection, self._sources(connection), self._clock.now(), run_id)
+        sources = self._sources(connection)
+        return model_mapping(connection, sources, self._clock.now(), run_id, category, complexity)
 
     def _explain(
         self, connection: Connection, role: str, category: str, complexity: str, run_id: str | None
     ) -> ModelExplanation:
-        from autopack_mcp.summary.models import explain_model  # Lazy, as said above.
+        from autopack_mcp.summary.explanation import explain_model  # Lazy, as said above.
 
         sources = self._sources(connection)
         return explain_model(connection, sources, self._clock.now(), role, category, complexity, run_id)
 
     def _sources(self, connection: Connection) -> RoutingSources:
-        from autopack_mcp.summary.models import RoutingSources  # Lazy, as said above.
+        from autopack_mcp.summary.outlook import RoutingSources  # Lazy, as said above.
 
         return RoutingSources(self._settings(), self._keys_that_count(connection), self._unit_price)
 

@@ -32,7 +32,6 @@ from autopack_mcp.summary.caps import (
     worse_level,
 )
 from autopack_mcp.summary.orders import OrderView, order_views
-from autopack_mcp.summary.orders import OrderView, order_views
 from autopack_mcp.summary.pace import BurnRate, burn_rate
 from autopack_mcp.text_safety import visible
 from autopack_mcp.usage.service import usage_by_day, usage_rows
