@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
 
 from autopack_mcp.budgets.caps import CallScope, RunCaps, ScopeCap, own_caps_of_call, provider_caps, shared_caps
 from autopack_mcp.budgets.counter_names import CounterName, read_counter_name
-from autopack_mcp.budgets.counters import ScopeUse
+from autopack_mcp.budgets.counters import ScopeUse, scope_use
 from autopack_mcp.budgets.measures import Measure, amount, in_words, measures
 from autopack_mcp.config.settings import Settings
 from autopack_mcp.database.tables import breaches, phase_caps, reservations, runs, usage_events
@@ -55,12 +55,14 @@ class Overrun:
 def overruns(
     connection: Connection, settings: Settings, now: datetime, uses: Mapping[str, ScopeUse]
 ) -> Iterator[Overrun]:
-    """Every cap in force that its counter (``uses``, by scope) exceeds; caps that no call has touched cannot be."""
+    """Every cap in force that stands exceeded: by its counter (``uses``, by scope), else by what the ledger says."""
     for cap in _caps_in_force(connection, settings, now):
-        use = uses.get(cap.scope)
-        for measure in () if use is None else measures(cap, use):
+        counter = read_counter_name(cap.scope)
+        assert counter is not None, "caps are named as counters are"
+        use = uses.get(cap.scope) or scope_use(connection, counter.call, cap, now)
+        for measure in measures(cap, use):
             if measure.used > measure.allowance:
-                yield _explained(connection, cap, measure)
+                yield _explained(connection, cap, counter, measure)
 
 
 def _caps_in_force(connection: Connection, settings: Settings, now: datetime) -> Iterator[ScopeCap]:
@@ -81,9 +83,7 @@ def _any_call(run_id: str, phase_id: str | None, *, is_rehearsal: bool) -> CallS
     return CallScope("", "", "rehearsal" if is_rehearsal else "run", run_id, phase_id)
 
 
-def _explained(connection: Connection, cap: ScopeCap, measure: Measure) -> Overrun:
-    counter = read_counter_name(cap.scope)
-    assert counter is not None, "caps are named as counters are"
+def _explained(connection: Connection, cap: ScopeCap, counter: CounterName, measure: Measure) -> Overrun:
     elsewhere, above = _unpromised(connection, counter, measure)
     excess = measure.used - measure.allowance
     of_elsewhere = min(excess, elsewhere)

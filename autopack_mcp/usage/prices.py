@@ -11,8 +11,9 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from autopack_mcp.config.settings import ModelPrice
@@ -41,6 +42,8 @@ _LISTS: Mapping[str, tuple[str, ...]] = {
 # be asked. Source: "Data residency" in Anthropic's documentation, 2026-11.
 _GEO_FACTORS: Mapping[tuple[str, str], Decimal] = {("anthropic", "us"): Decimal("1.1")}
 _WITHOUT_GEO = re.compile(r"claude-(v1|[123]\b|(opus|sonnet|haiku)-4-[0-5]\b)")
+
+ENTRIES_KEPT = 1_024  # Models whose place in the list is remembered; a gateway may answer with any name.
 
 # What a provider appends to the name we asked for: a date, or "latest". Anything else is another model.
 _DATED = re.compile(r"[-@:](latest|\d{8}|\d{4}-\d{2}-\d{2})")
@@ -113,7 +116,7 @@ class PriceBook:
     def __init__(self, overrides: Mapping[str, ModelPrice], base_urls: Mapping[str, str] | None = None) -> None:
         self._overrides = {name.lower(): price for name, price in overrides.items()}
         self._base_urls = dict(base_urls or {})
-        self._entries: dict[tuple[str, str], _Entry | None] = {}
+        self._entry = lru_cache(ENTRIES_KEPT)(self._find_entry)
 
     def price(
         self,
@@ -208,10 +211,10 @@ class PriceBook:
         entry = self._entry(provider, model)
         if entry is None:
             return None
-        try:
-            return _rates_of_entry(entry, at.astimezone(UTC), serving)
-        except (LookupError, ValueError, ArithmeticError):
-            return None  # The list contradicts itself for this model; unpriced is the honest answer.
+        moment = at.astimezone(UTC)
+        if entry.has_hours:
+            return _rates_at(entry, moment, serving)
+        return _rates_of_day(entry, moment.date(), serving)
 
     def _override(self, model: str) -> ModelPrice | None:
         """A person's price for this name, or for the name this one is a dated version of."""
@@ -221,20 +224,21 @@ class PriceBook:
         longest = max(undated, key=len, default=None)
         return None if longest is None else self._overrides[longest]
 
-    def _entry(self, provider: str, model: str) -> _Entry | None:
-        key = (provider, model)
-        if key not in self._entries:
-            self._entries[key] = _find_entry(provider, model, self._base_urls.get(provider))
-        return self._entries[key]
+    def _find_entry(self, provider: str, model: str) -> _Entry | None:
+        return _find_entry(provider, model, self._base_urls.get(provider))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Entry:
-    """One model in the list. ``is_own`` is False when another vendor's prices stand in; then variants do not apply."""
+    """One model in the list. ``is_own`` is False when another vendor's prices stand in; then variants do not apply.
+
+    ``has_hours`` says that a price of it holds for a part of each day only. Each entry is equal to itself alone.
+    """
 
     list_id: str
     model: listed.ModelInfo
     is_own: bool
+    has_hours: bool
 
 
 def _find_entry(provider: str, model: str, base_url: str | None) -> _Entry | None:
@@ -247,8 +251,13 @@ def _find_entry(provider: str, model: str, base_url: str | None) -> _Entry | Non
         except (LookupError, ValueError):
             continue
         if found is not None:
-            return _Entry(vendor.id, found, any(found is own for own in vendor.models))
+            return _Entry(vendor.id, found, any(found is own for own in vendor.models), _has_hours(found))
     return None
+
+
+def _has_hours(model: listed.ModelInfo) -> bool:
+    dated = [*(model.prices if isinstance(model.prices, list) else ()), *(model.price_variants or ())]
+    return any(hasattr(price.constraint, "start_time") for price in dated)
 
 
 def _vendors_of(provider: str, base_url: str | None, vendors: Iterable[listed.Provider]) -> list[listed.Provider]:
@@ -269,6 +278,20 @@ def _context(entry: _Entry, serving: _Serving) -> Mapping[str, str]:
     if serving.service_tier == "fast" and entry.list_id == "anthropic":
         return {"speed": "fast"}
     return {"service_tier": serving.service_tier} if serving.service_tier else {}
+
+
+@lru_cache(
+    maxsize=1_024
+)  # Some models, their tiers, and a year of days: pricing history asks for each a thousand times.
+def _rates_of_day(entry: _Entry, day: date, serving: _Serving) -> _Rates | None:
+    return _rates_at(entry, datetime.combine(day, time(), UTC), serving)
+
+
+def _rates_at(entry: _Entry, at: datetime, serving: _Serving) -> _Rates | None:
+    try:
+        return _rates_of_entry(entry, at, serving)
+    except (LookupError, ValueError, ArithmeticError):
+        return None  # The list contradicts itself for this model; unpriced is the honest answer.
 
 
 def _rates_of_entry(entry: _Entry, at: datetime, serving: _Serving) -> _Rates:

@@ -334,6 +334,14 @@ def test_a_cap_that_stands_exceeded_is_explained_to_the_token(
     assert why in note
 
 
+def test_a_cap_that_was_set_after_it_was_spent_needs_no_counter_to_be_found(database: Database) -> None:
+    database.write_now(settled_call)
+
+    (note,) = notes(database, over_the_week(60))
+
+    assert "10 tokens because the cap was lowered, or first set, after it was spent" in note
+
+
 def test_a_cap_that_is_used_up_is_not_exceeded(database: Database) -> None:
     use_week(database, promised=100, truth=100, cap=100)
 
