@@ -347,6 +347,55 @@ CAPS = (
     ),
 )
 
+LEDGER = (
+    Promise(
+        "`usage check` recomputes every sum, counter and rule from the events, and says in numbers what differs.",
+        ("docs/accounting.md#Looking after the ledger",),
+        (
+            *_held(
+                "budgets/check",
+                "a_ledger_that_has_seen_everything_adds_up",
+                "a_wrong_sum_is_said_with_both_numbers",
+                "a_counter_that_is_one_off_is_said_with_both_numbers",
+                "a_call_that_was_not_resolved_exactly_once_is_said",
+                "a_cap_that_stands_exceeded_is_explained_to_the_token",
+            ),
+            *_held("cli/ledger", "each_difference_is_a_line_and_the_code_is_one"),
+        ),
+    ),
+    Promise(
+        "`usage rebuild` makes what is derived anew where it is wrong, and touches nothing else.",
+        ("docs/accounting.md#Looking after the ledger",),
+        _held(
+            "budgets/rebuild",
+            "a_damaged_table_is_found_and_mended",
+            "every_counter_is_mended_but_for_the_start_of_a_rehearsals_window",
+            "what_is_not_derived_is_left_as_it_is",
+        ),
+    ),
+    Promise(
+        "`usage prune` deletes calls by age, says what went, and keeps every sum; the ledger still adds up.",
+        ("docs/accounting.md#Looking after the ledger",),
+        _held(
+            "usage/pruning",
+            "what_would_go_is_what_goes",
+            "what_they_came_to_stays",
+            "windows_that_are_in_use_are_never_touched",
+            "the_ledger_adds_up_at_every_commit_and_each_is_small",
+        ),
+    ),
+    Promise(
+        "`usage reprice` holds recorded costs against today's prices, each call at its own date, and changes no row.",
+        ("docs/accounting.md#Looking after the ledger",),
+        _held(
+            "usage/repricing",
+            "a_price_that_became_known_is_found",
+            "a_call_is_priced_at_its_own_date",
+            "what_nobody_prices_stays_unpriced_and_is_never_zero",
+        ),
+    ),
+)
+
 RUNS = (
     Promise(
         "Percent is completed phases of all, 0 to 100, and falls only when a person retries.",
@@ -726,4 +775,4 @@ FIRST_STEPS = (
     ),
 )
 
-PROMISES = (*LIBRARY, *CONFIG, *CHOOSING, *CAPS, *RUNS, *PROCESSES, *BAD_INPUT, *FIRST_STEPS)
+PROMISES = (*LIBRARY, *CONFIG, *CHOOSING, *CAPS, *LEDGER, *RUNS, *PROCESSES, *BAD_INPUT, *FIRST_STEPS)
