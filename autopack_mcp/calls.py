@@ -17,10 +17,12 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
+from autopack_mcp.bounds import CallBounds, bounds_of, can_be_turned, in_parts, why_unbounded
 from autopack_mcp.budgets.call_rules import RulesOf
 from autopack_mcp.budgets.caps import CallScope
 from autopack_mcp.budgets.ledger import Ledger, Reservation, RunFence, settle
 from autopack_mcp.budgets.standings import CapStanding
+from autopack_mcp.call_facts import CallFacts, CallFactsReader
 from autopack_mcp.clock import Clock
 from autopack_mcp.config.settings import ModelSettings, ProviderSettings, Settings
 from autopack_mcp.database.batch import takes_part
@@ -29,18 +31,20 @@ from autopack_mcp.errors import (
     AutopackError,
     Denial,
     MissingKey,
+    NoRoute,
     ProviderError,
     ProviderUnavailable,
     QuotaExhausted,
     StandingOrderFired,
 )
-from autopack_mcp.notes import Note, mark_delivered, notes_in_force
-from autopack_mcp.providers.base import CallObservation, ChatMessage, Provider, ProviderCall, ProviderReply
+from autopack_mcp.notes import Note, mark_delivered
+from autopack_mcp.providers.base import ChatMessage, InputCount, InputCounter, Provider, ProviderCall, ProviderReply
 from autopack_mcp.providers.pacing import RetryPolicy, retried
 from autopack_mcp.providers.scripted import ScriptedProvider
 from autopack_mcp.routing.model_router import RouteDecision, RoutingSnapshot, choose
 from autopack_mcp.routing.snapshot import RunRules, SnapshotReader
-from autopack_mcp.usage.event import Purpose, ReportedUsage, Status, TokenCounts, UsageEvent, UsageSource
+from autopack_mcp.tries import Try, answered_event, cut_event, failed_event
+from autopack_mcp.usage.event import Purpose, UsageEvent
 from autopack_mcp.usage.prices import PriceBook
 
 T = TypeVar("T")
@@ -50,9 +54,6 @@ LEASE_MARGIN_S = 60.0  # After the deadline, before a call counts as lost: time 
 WAIT_FOR_FLIGHT_S = 10.0  # Contract 16: how long a caller waits when only calls in flight fill the cap.
 LOOK_AGAIN_S = 0.1  # How often a waiting caller asks again; each look is a few short transactions.
 LOOKS_LIMIT = 1 + round(WAIT_FOR_FLIGHT_S / LOOK_AGAIN_S)
-PROMPT_OVERHEAD_TOKENS = 64  # What the wire format adds to a prompt: roles, separators, the reply's priming.
-MESSAGE_OVERHEAD_TOKENS = 16  # The same, per message.
-ERROR_SHOWN_CHARS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,8 @@ class Answer:
 class _Asking:
     """One question on its way: every row booked for it so far, and the notes whose delivery is not on record yet.
 
+    ``counts`` are what its prompt weighs, by model, where that was asked; None where nobody could say.
+
     It is mutable on purpose: its tries follow each other, and the last one answers for all of them.
     """
 
@@ -114,19 +117,16 @@ class _Asking:
     timeout_s: float
     undelivered: tuple[int, ...]
     booked: list[UsageEvent] = field(default_factory=list)
+    counts: dict[str, InputCount | None] = field(default_factory=dict)
 
+    def bounds(self, model: ModelSettings) -> CallBounds:
+        """What a try with this model weighs at most: by a count of the prompt where there is one, else by its bytes."""
+        limit = min(self.ask.max_output_tokens, model.max_output_tokens)
+        return bounds_of(self.ask.messages, limit, self.counts.get(model.name))
 
-@dataclass(frozen=True, slots=True)
-class _Try:
-    """One attempt at a provider call, between its reservation and its row."""
-
-    asking: _Asking
-    decision: RouteDecision
-    provider: ProviderSettings
-    reservation: Reservation
-    reserved_at: datetime
-    started_at: datetime
-    observation: CallObservation = field(default_factory=CallObservation)
+    def call(self, promise: Reservation) -> ProviderCall:
+        """What is sent for a promise."""
+        return ProviderCall(promise.model, self.ask.messages, promise.bound_output, self.timeout_s)
 
 
 class CallDoor:
@@ -161,8 +161,13 @@ class CallDoor:
         self._settings = settings
         self._price_book = price_book
         self._key_of = key_of
-        self._snapshots = snapshots
-        self._run_rules = run_rules
+        self._facts = CallFactsReader(
+            database=database,
+            clock=clock,
+            snapshots=snapshots,
+            run_rules=run_rules,
+            visible_keys=lambda settings: tuple(key_of(known) is not None for known in settings.providers.values()),
+        )
         self._open_provider = open_provider
         self._retry = retry
         self._call_timeout_s = call_timeout_s
@@ -172,7 +177,7 @@ class CallDoor:
 
     async def notes(self, run_id: str | None) -> tuple[Note, ...]:
         """The notes that the next prompt of a run must quote."""
-        return await self._database.read(notes_in_force, run_id) if run_id else ()
+        return await self._facts.notes(run_id)
 
     async def ask(self, ask: Ask, notes: Sequence[Note] = ()) -> Answer:
         """Choose a model, reserve, call and settle; retry what may help, each try with its own reservation and row.
@@ -193,26 +198,27 @@ class CallDoor:
 
         async def try_once(_number: int) -> Answer:
             one = await self._reserved(asking)
-            reply = await self._call(one)
+            reply = await self._call(asking, one)
             return Answer(reply.text, reply.finish_reason, one.decision, tuple(asking.booked))
 
         return await retried(try_once, self._retry, wait=self._wait)
 
     async def close(self) -> None:
         """Give every provider's connections back."""
+        self._facts.close()
         providers, self._providers = self._providers, {}
         for provider in providers.values():
             await provider.close()
 
     # ── choosing and reserving ───────────────────────────────────────────────────────────────────────────────────────
 
-    async def _reserved(self, asking: _Asking) -> _Try:
+    async def _reserved(self, asking: _Asking) -> Try:
         """A reservation with the first model that may and can answer, after waiting for calls in flight if need be."""
         looks = 0
         while True:
             looks += 1
             outcome = await self._first_that_fits(asking, will_wait=looks < LOOKS_LIMIT)
-            if isinstance(outcome, _Try):
+            if isinstance(outcome, Try):
                 return outcome
             if looks == LOOKS_LIMIT or not any(denial.is_due_to_calls_in_flight for denial in outcome):
                 raise QuotaExhausted(outcome[-1])
@@ -221,22 +227,22 @@ class CallDoor:
                 await self._ledger.expire_overdue()
             await self._wait(LOOK_AGAIN_S)
 
-    async def _first_that_fits(self, asking: _Asking, *, will_wait: bool) -> _Try | list[Denial]:
+    async def _first_that_fits(self, asking: _Asking, *, will_wait: bool) -> Try | list[Denial]:
         """Go down the fallback chain once: a reservation, or every denial on the way, that of the wanted model last.
 
         Raises:
             StandingOrderFired: whoever laid the order down wants the run to stop, not to go on with another model.
         """
-        settings = self._settings()
-        snapshot, rules = await self._database.read(self._read, asking.ask, settings)
+        ask, settings = asking.ask, self._settings()
+        facts = await self._facts.facts(settings, ask.run_id, ask.phase_id, ask.attempt)
+        snapshot = facts.snapshot
         denials: list[Denial] = []
         while True:
-            ask = asking.ask
             decision = choose(snapshot, ask.role, ask.category, ask.complexity, ask.run_context)
             denial = _stopped(decision, snapshot)
             if denial is None:
-                outcome = await self._reserve(asking, decision, snapshot, settings, rules, will_wait=will_wait)
-                if isinstance(outcome, _Try):
+                outcome = await self._reserve(asking, decision, facts, settings, will_wait=will_wait)
+                if isinstance(outcome, Try):
                     return outcome
                 denial = outcome
             if denial.order_id is not None:
@@ -248,43 +254,46 @@ class CallDoor:
                 return denials
             snapshot = replace(snapshot, denied_models=snapshot.denied_models | {decision.model})
 
-    def _read(self, connection: Connection, ask: Ask, settings: Settings) -> tuple[RoutingSnapshot, RunRules | None]:
-        rules = (
-            self._run_rules(connection, ask.run_id, self._clock.now(), ask.phase_id, ask.attempt)
-            if ask.run_id
-            else None
-        )
-        return self._snapshots.read(connection, rules, settings), rules
-
     async def _reserve(
-        self,
-        asking: _Asking,
-        decision: RouteDecision,
-        snapshot: RoutingSnapshot,
-        settings: Settings,
-        rules: RunRules | None,
-        *,
-        will_wait: bool,
-    ) -> _Try | Denial:
-        model = snapshot.find_model(decision.model)
+        self, asking: _Asking, decision: RouteDecision, facts: CallFacts, settings: Settings, *, will_wait: bool
+    ) -> Try | Denial:
+        """Promise what the bytes of the prompt bound; when that does not fit, what a count of it does."""
+        ask, model = asking.ask, facts.snapshot.find_model(decision.model)
         assert model is not None, "the router only names models it has found"
-        purpose: Purpose = "rehearsal" if rules is not None and rules.is_rehearsal else "run"
-        reservation = self._bounded(asking, model, purpose)
-        outcome = await self._reserve_or_release(reservation, asking.ask.fence, will_wait=will_wait)
+        if (why := why_unbounded(model.name)) is not None:
+            raise NoRoute(ask.role, ask.category, ask.complexity, why)
+        account = settings.providers[model.provider]
+        purpose: Purpose = "rehearsal" if facts.rules is not None and facts.rules.is_rehearsal else "run"
+        counter = self._counter(account) if purpose == "run" and model.name not in asking.counts else None
+        promise = replace(self._promise(asking, model, purpose), is_rough=counter is not None)
+        outcome = await self._promised(asking, promise, will_wait=will_wait)
+        if isinstance(outcome, Denial) and counter is not None:
+            if can_be_turned(outcome, self._of_answer(outcome, promise)):
+                asking.counts[model.name] = await counter.count_input_tokens(asking.call(promise))
+            promise = self._promise(asking, model, purpose)
+            outcome = await self._promised(asking, promise, will_wait=will_wait)
         if isinstance(outcome, Denial):
-            return outcome
-        provider = settings.providers[model.provider]
-        return _Try(asking, decision, provider, reservation, outcome, self._clock.now())
+            return in_parts(outcome, self._of_answer(outcome, promise), asking.counts.get(model.name))
+        return Try(decision, account, promise, outcome, self._clock.now())
 
-    async def _reserve_or_release(
-        self, reservation: Reservation, fence: RunFence | None, *, will_wait: bool
-    ) -> datetime | Denial:
-        writing = asyncio.ensure_future(self._ledger.reserve(reservation, fence, will_wait=will_wait))
+    def _counter(self, account: ProviderSettings) -> InputCounter | None:
+        provider = self._opened(account)
+        return provider if isinstance(provider, InputCounter) else None
+
+    def _of_answer(self, denial: Denial, promise: Reservation) -> int | None:
+        """What the longest answer alone takes, in the unit of the denial; None when nobody knows its price."""
+        if denial.unit == "tokens":
+            return promise.bound_output
+        provider, model, at = promise.scope.provider, promise.model, self._clock.now()
+        return self._price_book().upper_bound_nano(provider, model, 0, promise.bound_output, at)
+
+    async def _promised(self, asking: _Asking, promise: Reservation, *, will_wait: bool) -> datetime | Denial:
+        writing = asyncio.ensure_future(self._ledger.reserve(promise, asking.ask.fence, will_wait=will_wait))
         try:
             return await asyncio.shield(writing)
         except asyncio.CancelledError:
             # Cancelled while the writer had it: nothing was sent, so nothing may stay promised (contract 30).
-            await _finished(self._released(writing, reservation.call_id))
+            await _finished(self._released(writing, promise.call_id))
             raise
 
     async def _released(self, writing: Awaitable[datetime | Denial], call_id: str) -> None:
@@ -292,17 +301,16 @@ class CallDoor:
             if isinstance(await writing, datetime):
                 await self._ledger.release(call_id)
 
-    def _bounded(self, asking: _Asking, model: ModelSettings, purpose: Purpose) -> Reservation:
-        ask = asking.ask
-        bound_input, bound_output = _bounds(ask, model)
-        now = self._clock.now()
+    def _promise(self, asking: _Asking, model: ModelSettings, purpose: Purpose) -> Reservation:
+        ask, bounds, now = asking.ask, asking.bounds(model), self._clock.now()
+        book, (of_input, of_output) = self._price_book(), (bounds.input_tokens, bounds.output_tokens)
         return Reservation(
             call_id=f"c-{secrets.token_hex(8)}",
             scope=CallScope(model.provider, ask.role, purpose, ask.run_id, ask.phase_id),
             model=model.name,
-            bound_input=bound_input,
-            bound_output=bound_output,
-            bound_nano=self._price_book().upper_bound_nano(model.provider, model.name, bound_input, bound_output, now),
+            bound_input=of_input,
+            bound_output=of_output,
+            bound_nano=book.upper_bound_nano(model.provider, model.name, of_input, of_output, now),
             lease_s=asking.timeout_s + LEASE_MARGIN_S,
             attempt=ask.attempt,
             category=ask.category,
@@ -310,24 +318,22 @@ class CallDoor:
 
     # ── calling and settling ─────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _call(self, one: _Try) -> ProviderReply:
+    async def _call(self, asking: _Asking, one: Try) -> ProviderReply:
         """Send one reserved call; whatever happens, its row is booked before this returns or raises."""
         await self._check_lease(one)
-        asking = one.asking
-        call = ProviderCall(one.decision.model, asking.ask.messages, one.reservation.bound_output, asking.timeout_s)
         try:
-            reply = await self._provider(one).complete(call, one.observation)
+            reply = await self._provider(asking, one).complete(asking.call(one.reservation), one.observation)
         except ProviderError as error:
-            await self._book(one, self._failed_event(one, error))
+            await self._book(asking, failed_event(one, error, self._price_book()))
             raise
         except BaseException as error:
             # Cancelled, or a bug on the way: what was sent may be billed all the same.
-            await _finished(self._book_cut(one, error))
+            await _finished(self._book_cut(asking, one, error))
             raise
-        await self._book(one, self._answered_event(one, reply))
+        await self._book(asking, answered_event(one, reply, self._price_book()))
         return reply
 
-    async def _check_lease(self, one: _Try) -> None:
+    async def _check_lease(self, one: Try) -> None:
         """Nothing, while a call that leaves now ends before its reservation counts as lost.
 
         Raises:
@@ -344,11 +350,13 @@ class CallDoor:
             billed="no",
         )
 
-    def _provider(self, one: _Try) -> Provider:
-        settings = one.provider
+    def _provider(self, asking: _Asking, one: Try) -> Provider:
         if one.reservation.scope.purpose == "rehearsal":
-            reply = one.asking.ask.rehearsed_reply or ""
+            reply = asking.ask.rehearsed_reply or ""
             return ScriptedProvider(lambda call: reply, pause=self._rehearsal_pause)
+        return self._opened(one.provider)
+
+    def _opened(self, settings: ProviderSettings) -> Provider:
         key = self._key_of(settings)
         # Without its caps, which may be edited often and concern no connection.
         account = (settings.provider, settings.sdk, settings.api, settings.base_url, settings.api_key_env, key)
@@ -357,8 +365,7 @@ class CallDoor:
             known = self._providers[account] = self._open_provider(settings, key)
         return known
 
-    async def _book(self, one: _Try, event: UsageEvent) -> None:
-        asking = one.asking
+    async def _book(self, asking: _Asking, event: UsageEvent) -> None:
         asking.booked.append(event)
         # A try that provably reached no model delivered nothing.
         delivered = asking.undelivered if event.counts.total else ()
@@ -367,74 +374,11 @@ class CallDoor:
         rules_of = self._ledger.rules()
         await self._database.write(_settle_delivered, event, rules_of, delivered, self._clock.now())
 
-    async def _book_cut(self, one: _Try, error: BaseException) -> None:
-        if not one.observation.sent:
+    async def _book_cut(self, asking: _Asking, one: Try, error: BaseException) -> None:
+        if one.observation.sent:
+            await self._book(asking, cut_event(one, error, self._price_book()))
+        else:
             await self._ledger.release(one.reservation.call_id)
-            return
-        # The words of a foreign error may quote anything; its name says enough.
-        is_cancelled = isinstance(error, asyncio.CancelledError)
-        reason = "interrupted" if is_cancelled else f"internal error: {type(error).__name__}"
-        await self._book(one, self._unfinished_event(one, "cut", reason))
-
-    def _answered_event(self, one: _Try, reply: ProviderReply) -> UsageEvent:
-        one.observation.response_id = reply.response_id
-        one.observation.request_id = reply.request_id
-        one.observation.usage = reply.usage
-        if reply.usage is None:
-            # An answer without a usage report is charged in full rather than guessed.
-            return self._unfinished_event(one, "ok", "the provider reported no usage")
-        return self._priced(one, "ok", "provider", reply.usage)
-
-    def _failed_event(self, one: _Try, error: ProviderError) -> UsageEvent:
-        reason = str(error)[:ERROR_SHOWN_CHARS]
-        seen = one.observation
-        if error.billed == "no" and seen.usage is None:
-            event = _event(one, "failed", "provider", TokenCounts())
-            return replace(event, cost_nano=0, error=reason)
-        return self._unfinished_event(one, "cut" if seen.response_id or seen.usage else "failed", reason)
-
-    def _unfinished_event(self, one: _Try, status: Status, reason: str) -> UsageEvent:
-        """A call whose truth is at best half known: what was seen, or its whole reservation (docs/accounting.md)."""
-        if one.observation.usage is not None:
-            return replace(self._priced(one, status, "partial", one.observation.usage), error=reason)
-        bound = one.reservation
-        counts = TokenCounts(uncached_input=bound.bound_input, output=bound.bound_output)
-        return replace(_event(one, status, "estimated", counts), cost_nano=bound.bound_nano, error=reason)
-
-    def _priced(self, one: _Try, status: Status, source: UsageSource, usage: ReportedUsage) -> UsageEvent:
-        event = _event(one, status, source, usage.counts)
-        price = self._price_book().price_usage(event.provider, event.model, usage, one.reserved_at)
-        return replace(
-            event,
-            cost_nano=price.cost_nano if price else None,
-            price_version=price.version if price else None,
-            service_tier=usage.service_tier,
-            tool_calls=usage.tool_calls,
-            raw_usage=usage.raw,
-            lines=usage.lines,
-        )
-
-
-def _event(one: _Try, status: Status, source: UsageSource, counts: TokenCounts) -> UsageEvent:
-    scope, ask = one.reservation.scope, one.asking.ask
-    return UsageEvent(
-        call_id=one.reservation.call_id,
-        provider=scope.provider,
-        model=one.decision.model,
-        role=scope.role,
-        purpose=scope.purpose,
-        status=status,
-        usage_source=source,
-        counts=counts,
-        occurred_at=one.reserved_at,
-        run_id=scope.run_id,
-        phase_id=scope.phase_id,
-        attempt=ask.attempt,
-        category=ask.category,
-        response_id=one.observation.response_id,
-        request_id=one.observation.request_id,
-        started_at=one.started_at,
-    )
 
 
 @takes_part
@@ -475,12 +419,6 @@ def _denial_at_soft_limit(soft: CapStanding, why: str) -> Denial:
         resets_at=soft.cap.resets_at,
         why=f"{why[:1].upper()}{why[1:]}.",
     )
-
-
-def _bounds(ask: Ask, model: ModelSettings) -> tuple[int, int]:
-    """(input, output): tokens the call cannot exceed, since no byte-level tokenizer makes more tokens than bytes."""
-    size = sum(len(message.content.encode()) + MESSAGE_OVERHEAD_TOKENS for message in ask.messages)
-    return size + PROMPT_OVERHEAD_TOKENS, min(ask.max_output_tokens, model.max_output_tokens)
 
 
 async def _finished(work: Awaitable[T]) -> T:

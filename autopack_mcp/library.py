@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from pathlib import Path
 from threading import Event, Thread, current_thread
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Never, ParamSpec, Self, TypeVar
 from weakref import finalize
 
 from sqlalchemy import Connection
@@ -129,11 +129,12 @@ class LlmService:
         task_category: str = "general",
         complexity: str = "medium",
         max_output_tokens: int = llm_service.AGENT_OUTPUT_TOKENS,
+        **unbounded: Never,
     ) -> Completion:
         """See ``llm_service.AsyncLlmService.complete``."""
         return self._loop.call(
             self._service.complete,
-            role, messages, run_id, phase_id, run_context, task_category, complexity, max_output_tokens,
+            role, messages, run_id, phase_id, run_context, task_category, complexity, max_output_tokens, **unbounded,
         )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal, Never, TypeGuard
 
 from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.calls import Answer, Ask, CallDoor
@@ -34,6 +34,11 @@ _TEXTS = ("phase_id", "name", "description", "task_category", "complexity")
 _LISTS = ("acceptance_criteria", "allowed_paths")
 _PHASE_KEYS = (*_TEXTS, *_LISTS)
 _MESSAGE_ROLES = ("system", "user", "assistant")
+_MESSAGE_KEYS = {"role", "content"}
+_ONLY_TEXT = (
+    "Send text alone: what tools, pictures, files, kept conversations, further answers and other service tiers cost"
+    " cannot be bounded before the call, so no cap could hold."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +129,12 @@ class AsyncLlmService:
 
         Raises:
             PlanError: ``phase_spec`` has a key or a value that no phase has.
+            RequestRefused: a file of ``file_context`` is not a text.
             QuotaExhausted, NoRoute, MissingKey, ProviderError: see ``CallDoor.ask``. A reply that cannot be used is not
                 an error but ``success=False``: it was paid for and is booked.
         """
         phase = phase_spec_of(phase_spec, phase_id)
-        files: Mapping[str, str] = file_context.get("existing_files") or {}
+        files = _checked_files(file_context.get("existing_files") or {})
         account = PhaseAccount(run_id, run_context=run_context or {}, rules=project_rules or "")
         hints = (run_hints,) if isinstance(run_hints, str) else tuple(run_hints or ())
         built = await self.ask_builder(phase, files, account, hints)
@@ -165,20 +171,25 @@ class AsyncLlmService:
         task_category: str = "general",
         complexity: str = "medium",
         max_output_tokens: int = AGENT_OUTPUT_TOKENS,
+        **unbounded: Never,
     ) -> Completion:
         """Let an auxiliary agent answer; ``role`` is ``agent:<name>``, messages are ``{"role": …, "content": …}``.
 
         Args:
             run_id: where the usage is booked; the notes of a run of the database come before the messages.
-            max_output_tokens: the longest answer; all of it is reserved before the call.
+            max_output_tokens: the longest answer, thinking included; all of it is reserved before the call.
+            unbounded: nothing. Whatever else an SDK takes (tools, n, service_tier, previous_response_id, …) is refused
+                by name, because it may cost more than can be reserved.
 
         Raises:
-            RequestRefused: a message cannot be sent, or the answer would have no room.
+            RequestRefused: a message is more than text, the answer would have no room, or there is such an argument.
             QuotaExhausted, NoRoute, MissingKey, ProviderError: see ``CallDoor.ask``.
         """
+        if unbounded:
+            raise RequestRefused(f"complete takes no {', '.join(map(repr, unbounded))}.", hint=_ONLY_TEXT)
         own = _checked_messages(messages)
-        if max_output_tokens < 1:
-            raise RequestRefused(f"An answer of {max_output_tokens} tokens says nothing.", hint="Ask for 1 or more.")
+        if type(max_output_tokens) is not int or max_output_tokens < 1:
+            raise RequestRefused(f"An answer of {max_output_tokens!r} tokens says nothing.", hint="Ask for 1 or more.")
         notes = await self._door.notes(run_id)
         sent = agent_messages(own, notes)
         ask = Ask(
@@ -327,14 +338,34 @@ def _checked_messages(messages: Sequence[ChatMessage | Mapping[str, str]]) -> tu
 
 def _message(number: int, message: ChatMessage | Mapping[str, str]) -> ChatMessage:
     if isinstance(message, ChatMessage):
-        return message
+        message = {"role": message.role, "content": message.content}
     role, content = message.get("role"), message.get("content")
-    if not _is_message_role(role) or not isinstance(content, str):
-        raise RequestRefused(
-            f"Message {number} cannot be sent: it needs a role and a text as content.",
-            hint=f"Roles are {', '.join(_MESSAGE_ROLES)}.",
-        )
+    if further := message.keys() - _MESSAGE_KEYS:
+        raise RequestRefused(f"Message {number} has {', '.join(map(repr, sorted(further)))}.", hint=_ONLY_TEXT)
+    if not _is_message_role(role):
+        roles = f"Roles are {', '.join(_MESSAGE_ROLES)}."
+        raise RequestRefused(f"Message {number} cannot be sent with the role {role!r}.", hint=roles)
+    if not isinstance(content, str):
+        kinds = ", ".join(_kinds(content)) or type(content).__name__
+        raise RequestRefused(f"Message {number} cannot be sent: its content is no text ({kinds}).", hint=_ONLY_TEXT)
     return ChatMessage(role, content)
+
+
+def _kinds(content: object) -> list[str]:
+    """What the parts of a content call themselves: text, image_url, input_file."""
+    parts = content if isinstance(content, (list, tuple)) else ()
+    return [str(part["type"]) for part in parts if isinstance(part, Mapping) and "type" in part]
+
+
+def _checked_files(files: Mapping[str, object]) -> Mapping[str, str]:
+    """
+    Raises:
+        RequestRefused: one of them is not a text.
+    """
+    found = {path: text for path, text in files.items() if isinstance(text, str)}
+    for path in files.keys() - found.keys():
+        raise RequestRefused(f"The file {path!r} is no text but {type(files[path]).__name__}.", hint=_ONLY_TEXT)
+    return found
 
 
 def _is_message_role(role: object) -> TypeGuard[Literal["system", "user", "assistant"]]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -24,7 +24,7 @@ from autopack_mcp.llm_service import (
 )
 from autopack_mcp.notes import add_note, notes_of_run, withdraw_note
 from autopack_mcp.plans.plan import PhaseSpec, RehearsalScript
-from autopack_mcp.providers.base import ProviderCall
+from autopack_mcp.providers.base import ChatMessage, ProviderCall
 from autopack_mcp.providers.scripted import ScriptedProvider
 from autopack_mcp.replies.verdict import Issue
 from tests.doors import Held, Scene, a_map, capped, open_scene
@@ -38,11 +38,17 @@ EDIT = "*** SUMMARY Greets.\n*** EDIT app.py\n<<<<<<< SEARCH\ntwo\n=======\nhell
 PATCH = "diff --git a/app.py b/app.py\n--- a/app.py\n+++ b/app.py\n@@ -1,2 +1,2 @@\n one\n-two\n+hello\n"
 MAJOR = {"severity": "major", "category": "tests", "description": "None.", "file_path": "app.py", "line_number": 2}
 MINOR = {**MAJOR, "severity": "minor"}
+PLAIN = {"role": "user", "content": "x"}
 ACCOUNTING = {"tokens_used", "prompt_tokens", "completion_tokens", "model_used", "reasons", "cost_usd"}
 
 
 def verdict(*, approved: bool = True, summary: str = "Fine.", issues: tuple[object, ...] = ()) -> str:
     return json.dumps({"approved": approved, "summary": summary, "issues": list(issues)})
+
+
+def content(*parts: object) -> dict[str, object]:
+    """A message of parts."""
+    return {"role": "user", "content": list(parts)}
 
 
 class Talk:
@@ -252,19 +258,80 @@ async def test_an_agent_reserves_a_usual_answer_unless_it_asks_for_more(database
     "messages, limit, why",
     [
         pytest.param([], 10, "no message", id="none"),
-        pytest.param([{"role": "tool", "content": "x"}], 10, "Message 1", id="unknown role"),
-        pytest.param([{"role": "user", "content": "x"}, {"role": "user"}], 10, "Message 2", id="no content"),
-        pytest.param([{"role": "user", "content": [{"type": "text"}]}], 10, "Message 1", id="no plain text"),
-        pytest.param([{"role": "user", "content": "x"}], 0, "0 tokens", id="no room"),
+        pytest.param(
+            [{"role": "tool", "content": "x"}], 10, "Message 1 cannot be sent with the role 'tool'", id="role"
+        ),
+        pytest.param(
+            [{"role": "user", "content": "x"}, {"role": "user"}],
+            10,
+            r"Message 2 .* no text \(NoneType\)",
+            id="no content",
+        ),
+        pytest.param([content({"type": "text", "text": "x"})], 10, r"Message 1 .* no text \(text\)", id="parts"),
+        pytest.param(
+            [content({"type": "image_url", "image_url": {"url": "https://x"}})], 10, "image_url", id="image by url"
+        ),
+        pytest.param([content({"type": "input_image", "file_id": "f"})], 10, "input_image", id="image by id"),
+        pytest.param([content({"type": "image", "source": {"type": "base64"}})], 10, r"\(image\)", id="image inline"),
+        pytest.param(
+            [content({"type": "input_audio"}, {"type": "file"})], 10, "input_audio, file", id="audio and a file"
+        ),
+        pytest.param([content("bare")], 10, r"no text \(list\)", id="a list of texts"),
+        pytest.param([ChatMessage("user", cast(Any, b"bytes"))], 10, r"no text \(bytes\)", id="a ChatMessage of bytes"),
+        pytest.param(
+            [ChatMessage(cast(Any, "developer"), "x")], 10, "the role 'developer'", id="a ChatMessage of another role"
+        ),
+        pytest.param([{**PLAIN, "tool_calls": []}], 10, "Message 1 has 'tool_calls'", id="tool calls"),
+        pytest.param(
+            [PLAIN, {**PLAIN, "name": "n", "cache_control": {}}], 10, "2 has 'cache_control', 'name'", id="keys"
+        ),
+        pytest.param([{"role": "user", "content": "\ud800"}], 10, "half a character", id="half a character"),
+        pytest.param([PLAIN], 0, "0 tokens", id="no room"),
+        pytest.param([PLAIN], -1, "-1 tokens", id="less than none"),
+        pytest.param([PLAIN], 10.5, "10.5 tokens", id="a fraction"),
+        pytest.param([PLAIN], True, "True tokens", id="a boolean"),
+        pytest.param([PLAIN], "10", "'10' tokens", id="a text"),
     ],
 )
 async def test_messages_that_cannot_be_sent_are_refused_before_anything_is_reserved(
-    database: Database, clock: ManualClock, messages: list[Any], limit: int, why: str
+    database: Database, clock: ManualClock, messages: list[Any], limit: Any, why: str
 ) -> None:
-    async with service(database, clock, Talk("never")) as (llm, scene):
+    talk = Talk("never")
+    async with service(database, clock, talk) as (llm, scene):
         with pytest.raises(RequestRefused, match=why):
             await llm.complete("agent:any", messages, max_output_tokens=limit)
-    assert scene.reservations() == []
+    assert (scene.reservations(), talk.calls) == ([], [])
+
+
+# What the SDKs take, and bill by other things than the tokens of the prompt and of one answer.
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tools", "web_search_options", "mcp_servers", "container", "previous_response_id", "conversation", "prompt",
+        "n", "best_of", "modalities", "audio", "service_tier", "speed", "thinking", "betas", "extra_body", "stream",
+    ],
+)  # fmt: skip
+async def test_whatever_else_an_sdk_takes_is_refused_by_name_before_anything_is_reserved(
+    database: Database, clock: ManualClock, name: str
+) -> None:
+    talk = Talk("never")
+    async with service(database, clock, talk) as (llm, scene):
+        complete: Any = llm.complete
+        with pytest.raises(RequestRefused, match=f"complete takes no {name!r}") as caught:
+            await complete("agent:any", [PLAIN], **{name: None})
+    assert "no cap could hold" in caught.value.hint
+    assert (scene.reservations(), talk.calls) == ([], [])
+
+
+@pytest.mark.parametrize("picture", [b"\x89PNG", None, ["line"], 7])
+async def test_a_file_that_is_no_text_is_refused_by_name(
+    database: Database, clock: ManualClock, picture: object
+) -> None:
+    talk = Talk("never")
+    async with service(database, clock, talk) as (llm, scene):
+        with pytest.raises(RequestRefused, match=r"The file 'logo.png' is no text but"):
+            await llm.execute_builder_phase(SPEC, {"existing_files": {"app.py": "x", "logo.png": picture}})
+    assert (scene.reservations(), talk.calls) == ([], [])
 
 
 async def test_a_role_that_does_not_exist_has_no_route(database: Database, clock: ManualClock) -> None:

@@ -16,12 +16,16 @@ from autopack_mcp.errors import Denial
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a call may weigh at most; ``nano_usd`` is None when the price of its model is unknown."""
+    """What a call may weigh at most; ``nano_usd`` is None when the price of its model is unknown.
+
+    ``is_rough``: whoever asks comes again with tighter bounds when these do not fit.
+    """
 
     call_id: str
     model: str
     tokens: int
     nano_usd: int | None
+    is_rough: bool = False
 
 
 def denials_of(cap: ScopeCap, use: ScopeUse, call: Wanted) -> Iterator[Denial]:

@@ -35,7 +35,7 @@ def fire_stop(
     """Deny in the name of the gravest order that this call does not fit, and fire it; None when it fits them all.
 
     An order fires once; it denies until somebody has acted on that, and then lets every call pass. Nothing fires while
-    only calls in flight are in the way of a caller that ``will_wait``.
+    only calls in flight are in the way of a caller that ``will_wait``, nor for bounds that are rough.
     """
     if not stops or run_id is None:
         return None
@@ -49,8 +49,8 @@ def fire_stop(
         return None
     found, denial = min(hit, key=lambda one: (one[1].is_due_to_calls_in_flight, _SEVERITY[one[0].order.action]))
     denial = replace(denial, why=f"{named(found.order)}: {denial.why}", order_id=found.order.order_id)
-    is_waited_for = will_wait and denial.is_due_to_calls_in_flight
-    if not is_waited_for and not has_fired(connection, found, run_id):
+    is_last_word = not (call.is_rough or (will_wait and denial.is_due_to_calls_in_flight))
+    if is_last_word and not has_fired(connection, found, run_id):
         action = _action(found, denial, call)
         insert_firing(
             connection, found, run_id, action, denial.unit, denial.allowance, denial.used, call.call_id, denial.why, at

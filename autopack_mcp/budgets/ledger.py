@@ -107,6 +107,7 @@ class Reservation:
     """A promise of tokens to one call. ``bound_*`` are upper bounds; ``bound_nano`` is None when no price is known.
 
     ``lease_s`` is how long after the reservation the call counts as lost: its deadline plus a margin (contract 30).
+    ``is_rough`` says that the caller has the prompt counted and asks again when these bounds do not fit.
 
     Raises:
         ImpossibleTokenCounts: a bound is negative.
@@ -121,6 +122,7 @@ class Reservation:
     lease_s: float
     attempt: int | None = None
     category: str | None = None
+    is_rough: bool = False
 
     def __post_init__(self) -> None:
         for name in ("bound_input", "bound_output", "bound_nano"):
@@ -155,7 +157,8 @@ class Ledger:
         """Promise tokens to a call in every scope it touches, all or nothing.
 
         A standing order that the call does not fit denies it like a cap and fires, in the same transaction.
-        ``will_wait`` says that the caller asks again when only calls in flight are in the way; then nothing fires yet.
+        ``will_wait`` says that the caller asks again when only calls in flight are in the way; then nothing fires yet,
+        nor when the bounds are rough.
 
         Returns:
             When it was reserved (the moment that decides its windows), or the denial of a cap that says no, which
@@ -288,7 +291,7 @@ def _denial(
     """The denial to answer with, None when the call fits; a standing order comes first, for it stops the run."""
     caps = [cap_in_window_of(cap, now) for cap in rules.caps]
     uses = counted_uses(connection, call.scope, [*caps, *(stop.cap for stop in rules.stops)], now)
-    wanted = Wanted(call.call_id, call.model, call.bound_tokens, call.bound_nano)
+    wanted = Wanted(call.call_id, call.model, call.bound_tokens, call.bound_nano, call.is_rough)
     stopped = fire_stop(connection, rules.stops, uses, wanted, call.scope.run_id, now, will_wait=will_wait)
     denials = [denial for cap in caps for denial in denials_of(cap, uses[cap.scope], wanted)]
     if stopped is not None and (not stopped.is_due_to_calls_in_flight or not will_wait):

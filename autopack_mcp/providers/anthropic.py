@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 
 from autopack_mcp.clock import Clock, SystemClock
 from autopack_mcp.config.settings import ProviderSettings
-from autopack_mcp.providers.base import CallObservation, FinishReason, ProviderCall, ProviderReply
+from autopack_mcp.providers.base import (
+    CallObservation,
+    FinishReason,
+    InputCount,
+    ProviderCall,
+    ProviderReply,
+    is_reached_at,
+)
+from autopack_mcp.providers.counts import count_in_time, with_margin
 from autopack_mcp.providers.events import object_in, text_in
 from autopack_mcp.providers.failures import Asked, answered, cut, request_id, sdk_timeout
 from autopack_mcp.usage.reading import JsonObject, read_own_usage
@@ -20,8 +28,12 @@ from autopack_mcp.usage.reading import JsonObject, read_own_usage
 if TYPE_CHECKING:
     import httpx2
     from anthropic import AsyncAnthropic
+    from anthropic._types import RequestOptions
 
 _VENDOR_URL = "https://api.anthropic.com"
+_VENDOR_DOMAIN = "anthropic.com"
+
+_COUNTED_PARTS = ("model", "messages", "system")  # Of a request, those that its count takes.
 
 # Sent where models.yaml names no key variable; without one the SDK would look for the person's real key, in the
 # environment and in its own files, and send it there.
@@ -66,10 +78,26 @@ class AnthropicProvider:
         asked = Asked(self._settings, call, self._api_key)
         return await answered(asked, observation, self._clock, lambda: self._ask(asked, observation))
 
+    async def count_input_tokens(self, call: ProviderCall) -> InputCount | None:
+        """By Anthropic's own count, which is free, and a margin; see ``InputCounter``.
+
+        Only at Anthropic's own address: other servers answer the same question with somebody else's tokenizer.
+        """
+        if not is_reached_at(self._settings.base_url or _VENDOR_URL, _VENDOR_DOMAIN):
+            return None
+        tokens = await count_in_time(Asked(self._settings, call, self._api_key), self._clock, self._count)
+        return None if tokens is None else InputCount(with_margin(tokens), "Anthropic's own count")
+
     async def close(self) -> None:
         """Give back connections."""
         if self._client is not None:
             await self._client.close()
+
+    async def _count(self, asked: Asked) -> object:
+        client = await self._open()
+        body = {name: value for name, value in _body(asked.call).items() if name in _COUNTED_PARTS}
+        options: RequestOptions = {"timeout": sdk_timeout(asked.call)}
+        return await client.post("/v1/messages/count_tokens", cast_to=object, body=body, options=options)
 
     async def _ask(self, asked: Asked, observation: CallObservation) -> ProviderReply:
         """Send the call and put its events together, as plain JSON for the reasons that the openai adapter has."""

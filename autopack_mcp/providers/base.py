@@ -6,12 +6,19 @@ It owns the words (message, call, reply, observation); it does not retry (``paci
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
+from urllib.parse import urlsplit
 
 from autopack_mcp.usage.event import ReportedUsage
 
 FinishReason = Literal["stop", "length", "refused", "other"]
+
+# What the wire format adds to the text of a prompt: roles, separators, the reply's priming. OpenAI documents 3 tokens
+# per prompt and 3 per message, Anthropic's are as few; the rest is room for formats that say more.
+PROMPT_FORMAT_TOKENS = 64
+MESSAGE_FORMAT_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,14 @@ class ProviderCall:
     messages: tuple[ChatMessage, ...]
     max_output_tokens: int
     timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class InputCount:
+    """At most so many input tokens will be billed for a prompt, its format included; ``by`` is who counted them."""
+
+    tokens: int
+    by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +89,27 @@ class Provider(Protocol):
     async def close(self) -> None:
         """Give back connections."""
         ...
+
+
+@runtime_checkable
+class InputCounter(Protocol):
+    """A provider that can have a prompt counted by the model's own tokenizer, before anything is bought."""
+
+    async def count_input_tokens(self, call: ProviderCall) -> InputCount | None:
+        """An upper bound of what ``call`` will be billed for as input, tighter than its bytes.
+
+        None when nobody can say it now: another vendor's model at this address, or no count in time. Then the bytes
+        are all that is known; it is never an error. Costs nothing.
+        """
+        ...
+
+
+def format_tokens(messages: Sequence[ChatMessage]) -> int:
+    """What the wire format adds to the texts of a prompt, at most."""
+    return PROMPT_FORMAT_TOKENS + MESSAGE_FORMAT_TOKENS * len(messages)
+
+
+def is_reached_at(url: str, domain: str) -> bool:
+    """Whether requests to ``url`` go to a vendor's own domain, and not to some other server that speaks its API."""
+    host = urlsplit(url).hostname or ""
+    return host == domain or host.endswith(f".{domain}")

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import anyio
@@ -25,10 +25,12 @@ import anyio
 from autopack_mcp.clock import Clock
 from autopack_mcp.config.settings import ProviderSettings
 from autopack_mcp.errors import ProviderError, ProviderRateLimited, ProviderRefused, ProviderUnavailable
-from autopack_mcp.providers.base import CallObservation, ProviderCall, ProviderReply
+from autopack_mcp.providers.base import CallObservation, ProviderCall
 
 if TYPE_CHECKING:
     import httpx2
+
+T = TypeVar("T")
 
 Billed = Literal["no", "unknown"]
 
@@ -88,10 +90,8 @@ class Asked:
         return parts.netloc.rpartition("@")[2] or self.settings.provider
 
 
-async def answered(
-    asked: Asked, observation: CallObservation, clock: Clock, ask: Callable[[], Awaitable[ProviderReply]]
-) -> ProviderReply:
-    """The reply of ``ask``, within the call's deadline.
+async def answered(asked: Asked, observation: CallObservation, clock: Clock, ask: Callable[[], Awaitable[T]]) -> T:
+    """What comes of ``ask``, within the call's deadline.
 
     Raises:
         ProviderError: whatever went wrong, translated. It has no cause and no context: those would carry the request,

@@ -9,11 +9,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from autopack_mcp.clock import Clock, SystemClock
 from autopack_mcp.config.settings import ProviderSettings
-from autopack_mcp.providers.base import CallObservation, FinishReason, ProviderCall, ProviderReply
+from autopack_mcp.providers.base import (
+    CallObservation,
+    FinishReason,
+    InputCount,
+    ProviderCall,
+    ProviderReply,
+    format_tokens,
+    is_reached_at,
+)
+from autopack_mcp.providers.counts import count_in_time, openai_tokens
 from autopack_mcp.providers.events import object_in, objects_in, text_in
 from autopack_mcp.providers.failures import Asked, answered, cut, request_id, sdk_timeout, told_in_stream
 from autopack_mcp.usage.event import ReportedUsage
@@ -22,9 +30,12 @@ from autopack_mcp.usage.reading import JsonObject, UsageApi, read_own_usage
 if TYPE_CHECKING:
     import httpx2
     from openai import AsyncOpenAI
+    from openai._types import RequestOptions
 
 _VENDOR_URL = "https://api.openai.com/v1"
 _VENDOR_DOMAIN = "openai.com"
+
+_COUNTED_PARTS = ("model", "input", "instructions")  # Of a Responses request, those that its count takes.
 
 # Sent where models.yaml names no key variable: local servers want some value, and without one the SDK would take the
 # person's real key from the environment and send it there.
@@ -71,10 +82,32 @@ class OpenAIProvider:
         ask = self._ask_responses if self._settings.api == "responses" else self._ask_chat
         return await answered(asked, observation, self._clock, lambda: ask(asked, observation))
 
+    async def count_input_tokens(self, call: ProviderCall) -> InputCount | None:
+        """By the tokenizer of the model where it is known and installed, else by OpenAI itself; see ``InputCounter``.
+
+        Only for OpenAI's own address: what a compatible server splits text by is anybody's guess.
+        """
+        if not _is_vendor(self._settings.base_url):
+            return None
+        # In a thread: the first count loads the tokenizer.
+        tokens = await asyncio.to_thread(openai_tokens, call.model, [message.content for message in call.messages])
+        if tokens is not None:
+            return InputCount(tokens + format_tokens(call.messages), "the model's tokenizer")
+        asked = Asked(self._settings, call, self._api_key)
+        tokens = await count_in_time(asked, self._clock, self._count_at_vendor)
+        # Exact by the vendor's guide, but for Responses; how much Chat Completions differ in format, it does not say.
+        return None if tokens is None else InputCount(tokens + format_tokens(call.messages), "OpenAI's own count")
+
     async def close(self) -> None:
         """Give back connections."""
         if self._client is not None:
             await self._client.close()
+
+    async def _count_at_vendor(self, asked: Asked) -> object:
+        client = await self._open()
+        body = {name: value for name, value in _responses_body(asked.call, None).items() if name in _COUNTED_PARTS}
+        options: RequestOptions = {"timeout": sdk_timeout(asked.call), "security": {"bearer_auth": True}}
+        return await client.post("/responses/input_tokens", cast_to=object, body=body, options=options)
 
     async def _ask_chat(self, asked: Asked, observation: CallObservation) -> ProviderReply:
         answer = ChatStream(asked, observation)
@@ -83,7 +116,7 @@ class OpenAIProvider:
 
     async def _ask_responses(self, asked: Asked, observation: CallObservation) -> ProviderReply:
         answer = ResponsesStream(asked, observation)
-        await self._stream("/responses", _responses_body(asked.call), answer)
+        await self._stream("/responses", _responses_body(asked.call, self._settings.base_url), answer)
         return answer.reply()
 
     async def _stream(self, path: str, body: JsonObject, answer: ChatStream | ResponsesStream) -> None:
@@ -241,14 +274,20 @@ def _usage(api: UsageApi, body: JsonObject, observation: CallObservation) -> Rep
 
 def _is_vendor(base_url: str | None) -> bool:
     """Whether the requests go to OpenAI itself."""
-    host = urlsplit(base_url or _VENDOR_URL).hostname or ""
-    return host == _VENDOR_DOMAIN or host.endswith(f".{_VENDOR_DOMAIN}")
+    return is_reached_at(base_url or _VENDOR_URL, _VENDOR_DOMAIN)
+
+
+def _tier(base_url: str | None) -> JsonObject:
+    # Left out, the account's own default applies, which may be one that costs more than was reserved. Compatible
+    # servers may not know the word.
+    return {"service_tier": "default"} if _is_vendor(base_url) else {}
 
 
 def _chat_body(call: ProviderCall, base_url: str | None) -> JsonObject:
     # OpenAI's newer models refuse max_tokens; compatible servers know only that. The address tells which is which.
     limit = "max_completion_tokens" if _is_vendor(base_url) else "max_tokens"
     return {
+        **_tier(base_url),
         "model": call.model,
         "messages": [{"role": message.role, "content": message.content} for message in call.messages],
         limit: call.max_output_tokens,
@@ -257,11 +296,12 @@ def _chat_body(call: ProviderCall, base_url: str | None) -> JsonObject:
     }
 
 
-def _responses_body(call: ProviderCall) -> JsonObject:
+def _responses_body(call: ProviderCall, base_url: str | None) -> JsonObject:
     """Responses takes the system's words apart from the conversation."""
     spoken = [message for message in call.messages if message.role != "system"]
     system = "\n\n".join(message.content for message in call.messages if message.role == "system")
     body = {
+        **_tier(base_url),
         "model": call.model,
         "input": [{"role": message.role, "content": message.content} for message in spoken],
         "max_output_tokens": call.max_output_tokens,

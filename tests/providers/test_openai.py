@@ -10,7 +10,7 @@ from autopack_mcp.config.settings import ProviderSettings
 from autopack_mcp.errors import ProviderUnavailable
 from autopack_mcp.providers.base import CallObservation, ChatMessage, ProviderCall
 from autopack_mcp.providers.failures import Asked
-from autopack_mcp.providers.openai import ChatStream, OpenAIProvider, ResponsesStream, _chat_body
+from autopack_mcp.providers.openai import ChatStream, OpenAIProvider, ResponsesStream, _chat_body, _responses_body
 from autopack_mcp.usage.event import TokenCounts
 from tests.providers.upstream import Answer, ChatSpeech, Request, ResponsesSpeech, Upstream
 
@@ -76,6 +76,14 @@ async def test_chat_request_asks_for_usage_and_bounds_the_answer() -> None:
 def test_bound_of_the_answer_has_the_name_that_the_address_knows(base_url: str | None, name: str) -> None:
     assert _chat_body(CALL, base_url)[name] == 256
     assert len({"max_tokens", "max_completion_tokens"} & _chat_body(CALL, base_url).keys()) == 1
+
+
+@pytest.mark.parametrize(
+    "base_url, tier", [(None, "default"), ("https://eu.api.openai.com/v1", "default"), ("http://localhost/v1", None)]
+)
+def test_openai_is_asked_for_the_tier_whose_price_is_reserved(base_url: str | None, tier: str | None) -> None:
+    assert _chat_body(CALL, base_url).get("service_tier") == tier
+    assert _responses_body(CALL, base_url).get("service_tier") == tier
 
 
 async def test_responses_request_puts_the_system_apart_and_keeps_nothing_at_the_vendor() -> None:
