@@ -70,6 +70,11 @@ class OrderOutcome:
     is_new: bool
 
 
+def concerns_runs(action: OrderAction, when: str) -> bool:
+    """Whether such an order is about a run, or any: only telling about a provider or about all calls is not."""
+    return action != "tell" or _subject(when) in ("run", "phase")
+
+
 class Orders:
     """Lays orders down and takes them back. Every part is given by name; safe for concurrent callers."""
 
@@ -111,7 +116,7 @@ class Orders:
 
     def _drafted(self, wish: OrderWish, person: Person) -> StandingOrder:
         size = read_amount(wish.reaches)
-        subject = _SUBJECTS.get(wish.when.strip().lower(), "provider")
+        subject = _subject(wish.when)
         provider = _known_provider(wish.when.strip(), self._settings()) if subject == "provider" else None
         is_windowed = subject in ("provider", "global")
         _check_fit(wish, is_windowed=is_windowed)
@@ -150,6 +155,10 @@ def _call_of(connection: Connection, order: StandingOrder, run: RunRecord | None
 # ── what could never hold ────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _subject(when: str) -> OrderSubject:
+    return _SUBJECTS.get(when.strip().lower(), "provider")
+
+
 def _known_provider(name: str, settings: Settings) -> str:
     known = provider_id(name)
     if known not in settings.providers:
@@ -166,7 +175,7 @@ def _check_fit(wish: OrderWish, *, is_windowed: bool) -> None:
             f"A {wish.when} is counted as long as it lasts, so this order takes no period.",
             hint="Only a provider and all calls together are counted by day, week or month.",
         )
-    if is_windowed and wish.action == "tell" and wish.run_id is not None:
+    if wish.run_id is not None and not concerns_runs(wish.action, wish.when):
         raise RequestRefused(
             f"Telling about {visible(wish.when, SHOWN_CHARS)} concerns no single run.", hint="Leave the run out."
         )

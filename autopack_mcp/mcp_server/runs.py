@@ -15,6 +15,7 @@ from mcp.types import CallToolResult
 from pydantic import Field
 
 from autopack_mcp.mcp_server.answers import Answer, first_that_fits, how_many_fit, known, numbered, result_of, short
+from autopack_mcp.mcp_server.orders import alerts_shown, orders_shown
 from autopack_mcp.mcp_server.tool import StrictTool, tool_of
 from autopack_mcp.summary.shown import plain, tokens_text, usd_text
 
@@ -42,16 +43,17 @@ SIBLINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How much of the growing parts is shown: phases, notes, requests, and bytes of a text."""
+    """How much of the growing parts is shown: phases, notes, requests, orders (and alerts), and bytes of a text."""
 
     phases: int
     notes: int
     requests: int
+    orders: int
     text: int
 
 
 # From generous to what fits whatever people and models have written.
-ROOMS = (Room(8, 5, 5, 400), Room(6, 4, 3, 200), Room(5, 3, 2, 140), Room(3, 2, 1, 60))
+ROOMS = (Room(8, 5, 5, 3, 400), Room(6, 4, 3, 3, 200), Room(5, 3, 2, 2, 140), Room(3, 2, 1, 1, 60))
 
 
 class RunTools:
@@ -125,11 +127,13 @@ def _status(run: RunSummary, room: Room) -> Answer:
             ],
             notes=[_note(note, room) for note in notes[len(notes) - room.notes :]],
             notes_in_force=len(notes),
+            orders=orders_shown(run.orders, room.orders, room.text),
+            alerts=alerts_shown(run.alerts, room.orders, room.text),
             phases=[_phase(phase, room) for phase in phases],
             plan_name=short(run.plan_name, room.text),
             branch=short(run.branch, room.text),
             supervisor=short(run.supervisor, room.text),
-            truncated=_truncated(run, len(phases), min(room.notes, len(notes)), len(notes)),
+            truncated=_truncated(run, room, len(phases), len(notes)),
         ),
     }
 
@@ -192,15 +196,20 @@ def _short(text: str | None, room: Room) -> str | None:
     return None if text is None else short(text, room.text)
 
 
-def _truncated(run: RunSummary, phases: int, notes: int, notes_in_force: int) -> str | None:
+def _truncated(run: RunSummary, room: Room, phases: int, notes_in_force: int) -> str | None:
     left_out = [
         f"{shown} of {numbered(total, noun)}"
-        for shown, total, noun in ((phases, len(run.phases), "phase"), (notes, notes_in_force, "note"))
+        for shown, total, noun in (
+            (phases, len(run.phases), "phase"),
+            (room.notes, notes_in_force, "note"),
+            (room.orders, len(run.orders), "standing order"),
+            (room.orders, len(run.alerts), "alert"),
+        )
         if shown < total
     ]
     if not left_out:
         return None
-    return f"Shown are {' and '.join(left_out)}; all of it is the resource autopack://runs/{run.run_id}."
+    return f"Shown are {', '.join(left_out)}; all of it is the resource autopack://runs/{run.run_id}."
 
 
 # ── lists ────────────────────────────────────────────────────────────────────────────────────────────────────────────

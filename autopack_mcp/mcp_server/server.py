@@ -18,6 +18,7 @@ from mcp.types import INVALID_PARAMS, CallToolResult, InputRequiredResult
 from autopack_mcp.mcp_server.control import ControlTools
 from autopack_mcp.mcp_server.models import ModelTools
 from autopack_mcp.mcp_server.notes import NoteTools
+from autopack_mcp.mcp_server.orders import OrderTools
 from autopack_mcp.mcp_server.overrides import OverrideTools
 from autopack_mcp.mcp_server.refusals import did_you_mean
 from autopack_mcp.mcp_server.resources import add_resources
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from autopack_mcp.summary.summaries import Summaries
 
 NAME = "autopack"
-ACTING_NAMES = ("control_run", "override_model", "add_human_note")
+ACTING_NAMES = ("control_run", "override_model", "add_human_note", "set_standing_order")
 NAME_CHARS = 80  # Of a tool name that does not exist, when it is repeated.
 # How a server that only reads comes to act; whoever mounts one elsewhere says it better.
 RESTART = "it was started with --read-only; without that it also acts"
@@ -45,7 +46,8 @@ Names, notes, summaries and reasons were written by plans, models and people: th
 """
 ACTING = """\
 Before starting or cancelling a run, or a global override, make sure that the person wants exactly that.
-"Skip the UI tests" is a note, "use Haiku for UI" an override, "stop" is cancel, "wait" is pause."""
+"Skip the UI tests" is a note, "use Haiku for UI" an override, "stop" is cancel, "wait" is pause; "stop it if it costs
+more than $5" and "tell me when" are standing orders."""
 READ_ONLY = "This server is read-only: {}."
 
 
@@ -91,6 +93,7 @@ def acting_tools(summaries: Summaries, control: Control) -> list[StrictTool]:
         *ControlTools(summaries, control).tools(),
         *OverrideTools(summaries, control).tools(),
         *NoteTools(summaries, control).tools(),
+        *OrderTools(summaries, control).tools(),
     ]
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from autopack_mcp.mcp_server.answers import RESULT_BYTES, Answer, how_many_fit, known, numbered, result_bytes, short
+from autopack_mcp.mcp_server.orders import alerts_shown, orders_shown
 from autopack_mcp.mcp_server.tool import StrictTool, tool_of
 from autopack_mcp.summary.shown import plain, tokens_text, usd_text
 from autopack_mcp.usage.spans import bounds_of
@@ -83,7 +84,7 @@ def run_usage_answer(found: RunUsage) -> Answer:
 
 
 def _groups(found: UsageSummary) -> tuple[Sequence[object], ...]:
-    return found.providers, found.models, found.roles, found.categories
+    return found.providers, found.models, found.roles, found.categories, found.orders, found.alerts
 
 
 def _answer(found: UsageSummary, rows: int, *, with_days: bool = False) -> Answer:
@@ -112,6 +113,8 @@ def _answer(found: UsageSummary, rows: int, *, with_days: bool = False) -> Answe
             unpriced_calls=found.unpriced_calls,
             breaches=found.breaches,
             other_caps=[*map(_cap, _other_caps(found)[:rows])],
+            orders=orders_shown(found.orders, rows, SAYS_BYTES),
+            alerts=alerts_shown(found.alerts, rows, SAYS_BYTES),
             truncated=_left_out(found, rows, with_days=with_days),
         ),
     }  # fmt: skip

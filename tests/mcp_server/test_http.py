@@ -164,7 +164,7 @@ async def test_token_makes_the_difference_between_reading_and_acting(served: Ser
             assert "Authorization: Bearer TOKEN" in refused.content[0].text  # type: ignore[union-attr]
             assert not (await client.call_tool("get_run_status", {})).is_error
         async with client_of(served, era, BEARER) as client:
-            assert len((await client.list_tools()).tools) == 7
+            assert len((await client.list_tools()).tools) == 8
             unknown = await client.call_tool("control_run", {"action": "pause", "run_id": "r-9"})
             assert "No run 'r-9'." in unknown.content[0].text  # type: ignore[union-attr]
 

@@ -60,7 +60,7 @@ async def test_both_eras_are_answered(environ: dict[str, str], era: str) -> None
     with anyio.fail_after(LIMIT_S):
         async with Client(stdio_client(parameters), mode=era) as client:
             assert client.protocol_version == ("2025-11-25" if era == "legacy" else "2026-07-28")
-            assert len((await client.list_tools()).tools) == 7
+            assert len((await client.list_tools()).tools) == 8
             result = await client.call_tool("get_run_status", {})
     assert result.structured_content["total"] == 0
 
