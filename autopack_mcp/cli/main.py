@@ -34,6 +34,8 @@ _VERBS: Mapping[str, str] = {
     "raise-cap": "acting",
     "note": "acting",
     "override": "acting",
+    "order": "orders",
+    "orders": "orders",
     "usage": "usage",
     "models": "reading",
     "config": "configuring",

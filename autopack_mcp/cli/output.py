@@ -15,6 +15,8 @@ import click
 from autopack_mcp.summary.shown import plain, tokens_text, usd_text
 
 if TYPE_CHECKING:
+    from autopack_mcp.summary.alerts import AlertView
+    from autopack_mcp.summary.orders import FiringView, OrderView
     from autopack_mcp.summary.run import RunList, RunSummary
 
 
@@ -62,6 +64,7 @@ def print_run(run: RunSummary) -> None:
     click.echo(f"  Branch {run.branch} of {run.repository}; supervisor: {run.supervisor}")
     for note in run.notes:
         click.echo(f"  Note {note.note_id}: {note.text} ({note.delivered})")
+    print_orders(run.orders, run.alerts, "  ")
     print_table(
         ("phase", "state", "attempt", "builder", "auditor", "tokens", "commit", "why"),
         [
@@ -72,6 +75,21 @@ def print_run(run: RunSummary) -> None:
             for phase in run.phases
         ],
     )  # fmt: skip
+
+
+def print_orders(orders: Sequence[OrderView], alerts: Sequence[AlertView], indent: str = "") -> None:
+    """One line for each standing order and each alert."""
+    for order in orders:
+        fired = "; ".join(firing_words(firing, order) for firing in order.firings)
+        click.echo(f"{indent}Order {order.order_id}: {order.order}{f' ({fired})' if fired else ''}")
+    for alert in alerts:
+        click.echo(f"{indent}Alert: {alert.sentence}")
+
+
+def firing_words(firing: FiringView, order: OrderView) -> str:
+    """When an order fired, what was done then, and to which run where the order does not say."""
+    about = "" if firing.run_id in (None, order.run_id) else f" {firing.run_id}:"
+    return f"{firing.fired_at:%Y-%m-%d %H:%M} UTC:{about} {firing.did}"
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

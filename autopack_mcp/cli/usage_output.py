@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from autopack_mcp.cli.output import print_table
+from autopack_mcp.cli.output import print_orders, print_table
 from autopack_mcp.summary.shown import tokens_text, usd_text
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def print_usage(usage: UsageSummary) -> None:
                    f" since {usage.burn.measured_from:%Y-%m-%d %H:%M} UTC")  # fmt: skip
     if usage.breaches:
         click.echo(f"A cap was found exceeded {usage.breaches} time{'' if usage.breaches == 1 else 's'}.")
+    print_orders(usage.orders, usage.alerts)
 
 
 def print_run_usage(run: RunUsage) -> None:

@@ -118,5 +118,5 @@ def test_a_read_only_database_is_one_clear_line(home: Path, capsys: pytest.Captu
 
 def test_every_verb_of_the_readme_exists_and_explains_itself(home: Path) -> None:
     for verb in ("serve", "stdio", "start", "runs", "status", "pause", "resume", "cancel", "raise-cap", "note", "usage",
-                 "models", "override", "config", "demo", "token", "stop"):  # fmt: skip
+                 "models", "override", "order", "orders", "config", "demo", "token", "stop"):  # fmt: skip
         assert run(verb, "--help").output.startswith("Usage: ")
