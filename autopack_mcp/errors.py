@@ -182,7 +182,8 @@ class Denial:
 
     ``unit`` says what the numbers count: tokens, or integer nano-dollars. ``in_flight`` is the part of ``used`` that is
     only reserved: when it alone explains the denial, waiting may help (contract 16). ``order_id`` is set when it was
-    not a cap but a standing order that said no.
+    not a cap but a standing order that said no; ``is_unpriced`` when no allowance would help, because the price of the
+    model is unknown.
     """
 
     scope: str
@@ -194,6 +195,7 @@ class Denial:
     resets_at: datetime | None
     why: str
     order_id: int | None = None
+    is_unpriced: bool = False
 
     @property
     def is_due_to_calls_in_flight(self) -> bool:

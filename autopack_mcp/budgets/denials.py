@@ -6,7 +6,7 @@ Pure: the ledger asks it for each cap and each standing order of a call; what co
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autopack_mcp.budgets.caps import ScopeCap
 from autopack_mcp.budgets.counters import ScopeUse
@@ -34,7 +34,7 @@ def denials_of(cap: ScopeCap, use: ScopeUse, call: Wanted) -> Iterator[Denial]:
         wanted = call.tokens if measure.unit == "tokens" else call.nano_usd
         if wanted is None:
             # More than the whole allowance, so that nobody waits for calls in flight.
-            yield _denial(cap, measure, measure.allowance + 1, _unpriced(call.model))
+            yield replace(_denial(cap, measure, measure.allowance + 1, _unpriced(call.model)), is_unpriced=True)
         elif measure.used + wanted > measure.allowance:
             yield _denial(cap, measure, wanted, _does_not_fit(measure, wanted))
 

@@ -32,4 +32,4 @@ _HELD = BareStatement(
 def held_by_provider(connection: Connection, start: datetime, end: datetime) -> Mapping[str, int]:
     """Tokens promised to real calls that were reserved in ``start <= at < end`` and are not over, by provider."""
     rows = _HELD.rows(connection, {"start": to_us(start), "end": to_us(end)})
-    return {provider: tokens for provider, tokens in rows}
+    return dict(rows)

@@ -120,6 +120,7 @@ runs = Table(
     Column("started_at", UtcTime),
     Column("finished_at", UtcTime),
     Column("updated_at", UtcTime, nullable=False),
+    Column("stopped_by", JSON),
     _one_of("state", RUN_STATES),
     CheckConstraint("token_cap IS NULL OR token_cap > 0", name="token_cap_positive"),
     CheckConstraint("cost_cap_nano IS NULL OR cost_cap_nano > 0", name="cost_cap_positive"),

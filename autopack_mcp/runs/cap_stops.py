@@ -1,25 +1,22 @@
 """Which of its own caps has stopped a run, and how large it must be for the call that it denied.
 
-It reads that back from the words of the denial, which is all that a run keeps of it; a test lets the ledger deny and
-compares. A cap of an account, of a role or of all calls is nobody's to raise for one run, so here it is no stop. The
-answer to a person who raises a cap, and the phrase that says how, ask it.
+It owns what a run keeps of a denial (``runs.stopped_by``). A cap of an account, of a role or of all calls is nobody's
+to raise for one run, so here it is no stop. The answer to a person who raises a cap, and the phrase that says how, ask
+it.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
+from autopack_mcp.budgets.counter_names import read_counter_name
 from autopack_mcp.budgets.measures import Unit
+from autopack_mcp.errors import Denial
 from autopack_mcp.money import NANO_PER_USD
 from autopack_mcp.runs.records import RunRecord
-
-_DENIED = re.compile(
-    r"The cap of (?:phase (?P<phase>\S+) of )?run (?P<run>\S+) is \S+(?: tokens)?: (?P<used>\S+)(?: tokens)? are used"
-    r" \(.*\) and this call may need (?P<wanted>\$?[\d,]+(?:\.\d+)?)"
-)
-_CENTI_CENT_NANO = NANO_PER_USD // 10_000  # Denials say dollars to this, so a sum of two is off by it at most.
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +38,22 @@ class CapStop:
         return f"raise the cap of {whose} to {_rounded_up(self.unit, self.needed)}"
 
 
+def facts_of(denial: Denial | None) -> dict[str, Any] | None:
+    """What a run keeps of the denial that stops it; None where no larger allowance would help."""
+    if denial is None or denial.is_unpriced:
+        return None
+    return {"scope": denial.scope, "unit": denial.unit, "needed": denial.used + denial.wanted}
+
+
 def cap_stop(run: RunRecord) -> CapStop | None:
     """The own cap that has stopped a run; None for a run that is not stopped, or was by something else."""
-    found = _DENIED.match(run.why) if run.state == "budget_paused" else None
-    if found is None or found["run"] != run.run_id:
+    if run.state != "budget_paused" or run.stopped_by is None:
         return None
-    used, wanted = found["used"], found["wanted"]
-    if wanted.startswith("$"):
-        return CapStop(run.run_id, "nano_usd", _nano(used) + _nano(wanted) + _CENTI_CENT_NANO, found["phase"])
-    return CapStop(run.run_id, "tokens", _whole(used) + _whole(wanted), found["phase"])
-
-
-def _whole(said: str) -> int:
-    return int(said.replace(",", ""))
-
-
-def _nano(said: str) -> int:
-    return int(Decimal(said.removeprefix("$").replace(",", "")) * NANO_PER_USD)
+    facts: Mapping[str, Any] = run.stopped_by
+    counter = read_counter_name(facts["scope"])
+    if counter is None or counter.kind not in ("run", "phase") or counter.call.run_id != run.run_id:
+        return None
+    return CapStop(run.run_id, facts["unit"], facts["needed"], counter.call.phase_id)
 
 
 def _rounded_up(unit: Unit, count: int) -> str:

@@ -129,7 +129,7 @@ class Executor:
         try:
             return await steps[job.phase.state](job)
         except QuotaExhausted as error:
-            return BudgetDenied(str(error))
+            return BudgetDenied(str(error), error.denial)
         except StandingOrderFired as error:
             return OrderFired(error.message)
         except UnusableReply as error:

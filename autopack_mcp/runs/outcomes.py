@@ -15,6 +15,8 @@ from sqlalchemy import Connection
 
 from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.budgets.standing_orders import is_ordered
+from autopack_mcp.errors import Denial
+from autopack_mcp.runs.cap_stops import facts_of
 from autopack_mcp.runs.records import PhaseRecord, RunRecord
 from autopack_mcp.runs.states import PHASE_ACTIVE, PHASE_ENDED, next_run_state
 from autopack_mcp.runs.store import (
@@ -91,9 +93,10 @@ class AttemptFailed:
 
 @dataclass(frozen=True, slots=True)
 class BudgetDenied:
-    """A cap denies the call; the attempt stays open and goes on at the same step."""
+    """A cap denies the call; the attempt stays open and goes on at the same step. ``denial`` has its numbers."""
 
     why: str
+    denial: Denial | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +166,7 @@ def write_outcome(
             _write_failed(connection, fence, phase, outcome, rule, at)
         case BudgetDenied():
             move_run(connection, fence, "budget_denied", outcome.why, at)
+            set_run(connection, fence, at, stopped_by=facts_of(outcome.denial))
         case OrderFired():
             # The attempt stays open where it is. What becomes of the run stands in the firing, which the driver acts on
             # at its next look; so does whoever takes the run up after a crash.

@@ -19,7 +19,8 @@ AttemptState = Literal["open", "kept", "rejected", "failed", "interrupted"]
 class RunRecord:
     """One run. Caps are tokens and integer nano-dollars; ``lease_token`` is the fencing token of its present owner.
 
-    ``base_commit`` is where it started in the repository, ``head_commit`` the last phase that was kept.
+    ``base_commit`` is where it started in the repository, ``head_commit`` the last phase that was kept. ``stopped_by``
+    is the denial that last stopped it, as ``cap_stops`` writes and reads it.
     """
 
     run_id: str
@@ -46,6 +47,7 @@ class RunRecord:
     started_at: datetime | None
     finished_at: datetime | None
     updated_at: datetime
+    stopped_by: Mapping[str, Any] | None = None
 
     @property
     def branch(self) -> str:

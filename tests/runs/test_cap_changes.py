@@ -15,6 +15,7 @@ from autopack_mcp.database.engine import Database
 from autopack_mcp.database.tables import runs
 from autopack_mcp.errors import Denial, LeaseLost, QuotaExhausted
 from autopack_mcp.plans.plan import PhaseSpec
+from autopack_mcp.runs.cap_stops import facts_of
 from autopack_mcp.runs.own_caps import NewCaps, insert_phase_caps, set_caps
 from autopack_mcp.runs.requests import add_request, request_by_id
 from autopack_mcp.runs.states import RUN_ENDED
@@ -58,11 +59,12 @@ def stopped(database: Database, tokens: int, phase_id: str = "P2") -> None:
     )
     denial = database.write_now(reserve, call, RulesInForce(settings()), None, NOON)
     assert isinstance(denial, Denial)
-    stop_with(database, str(QuotaExhausted(denial)))
+    stop_with(database, str(QuotaExhausted(denial)), facts_of(denial))
 
 
-def stop_with(database: Database, why: str) -> None:
-    database.write_now(lambda connection: connection.execute(runs.update().values(state="budget_paused", why=why)))
+def stop_with(database: Database, why: str, stopped_by: dict[str, Any] | None = None) -> None:
+    facts = runs.update().values(state="budget_paused", why=why, stopped_by=stopped_by)
+    database.write_now(lambda connection: connection.execute(facts))
 
 
 def asked(database: Database, at: datetime = LATER, fence: RunFence | None = None, **new: Any) -> Obeyed | None:
@@ -232,7 +234,7 @@ def test_another_unit_of_the_same_cap_does_not_let_the_run_go_on(database: Datab
     a_run(database, cost_cap_nano=CENT // 2)
     stopped(database, 10)
 
-    assert said(database, tokens=9_000).endswith("so it stays stopped: raise the cap of run R1 to $0.011.")
+    assert said(database, tokens=9_000).endswith("so it stays stopped: raise the cap of run R1 to $0.01.")
     assert said(database, nano_usd=2 * CENT).endswith("The run goes on where it paused.")
 
 

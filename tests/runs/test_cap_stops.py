@@ -1,4 +1,4 @@
-"""Which of its own caps has stopped a run: read back from real denials of the ledger."""
+"""Which of its own caps has stopped a run: as real denials of the ledger leave it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from autopack_mcp.budgets.call_rules import RulesInForce
 from autopack_mcp.budgets.ledger import Reservation, RunFence, reserve
 from autopack_mcp.config.settings import Settings, WindowCap
 from autopack_mcp.database.engine import Database
-from autopack_mcp.errors import Denial, QuotaExhausted
+from autopack_mcp.errors import Denial
 from autopack_mcp.plans.plan import PhaseSpec
-from autopack_mcp.runs.cap_stops import CapStop, cap_stop
+from autopack_mcp.runs.cap_stops import CapStop, cap_stop, facts_of
 from autopack_mcp.runs.own_caps import NewCaps, insert_phase_caps, set_caps
 from autopack_mcp.runs.records import RunRecord
 from autopack_mcp.runs.states import RunState
@@ -41,7 +41,7 @@ def a_run(database: Database, of_run: Mapping[str, Any], of_phase: Mapping[str, 
 
 
 def stopped(database: Database, denial: Denial, state: RunState = "budget_paused") -> RunRecord:
-    return replace(database.read_now(run_by_id, "R1"), state=state, why=str(QuotaExhausted(denial)))
+    return replace(database.read_now(run_by_id, "R1"), state=state, why=denial.why, stopped_by=facts_of(denial))
 
 
 @pytest.mark.parametrize(
@@ -83,12 +83,12 @@ def test_a_cap_in_tokens_says_exactly_how_large_it_must_be(
 
 @pytest.mark.parametrize("phase_id", [None, "P-1.a"], ids=["of the run", "of the phase"])
 @pytest.mark.parametrize(
-    "spent, wanted, most_too_much",
-    [(0, 1, 100_000), (49_999, 49_999, 100_000), (1_234 * DOLLAR + 567_850_001, 3 * DOLLAR + 50_000, 200_000)],
+    "spent, wanted",
+    [(0, 1), (49_999, 49_999), (1_234 * DOLLAR + 567_850_001, 3 * DOLLAR + 50_000)],
     ids=["a nano-dollar", "less than is said", "thousands"],
 )
-def test_a_cap_in_dollars_says_enough_and_hardly_more(
-    database: Database, phase_id: str | None, spent: int, wanted: int, most_too_much: int
+def test_a_cap_in_dollars_says_exactly_how_large_as_well(
+    database: Database, phase_id: str | None, spent: int, wanted: int
 ) -> None:
     caps = {"cost_cap_nano": max(1, spent)}
     a_run(database, {} if phase_id else caps, caps if phase_id else {})
@@ -100,7 +100,7 @@ def test_a_cap_in_dollars_says_enough_and_hardly_more(
 
     assert stop is not None
     assert (stop.unit, stop.phase_id) == ("nano_usd", phase_id)
-    assert 0 <= stop.needed - spent - wanted <= most_too_much
+    assert stop.needed == spent + wanted + (not spent)
     database.write_now(set_caps, MINE, NewCaps(nano_usd=stop.needed, phase_id=phase_id), NOON)
     assert reserved(database, a_call(nano_usd=wanted + (not spent))) is None
 

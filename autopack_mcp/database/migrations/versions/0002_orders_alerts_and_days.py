@@ -29,6 +29,7 @@ def upgrade() -> None:
     _create_retention()
     _create_standing_orders()
     _create_usage_days()
+    op.add_column("runs", sa.Column("stopped_by", sa.JSON(), nullable=True))
     _sum_up_days()
 
 
