@@ -83,6 +83,8 @@ async def serve(
         rehearsal_pause_s: how long a scripted reply takes, so that a person can watch a rehearsal.
     A process that has lost its place as the supervisor stops rather than pretend.
     """
+    if fault := autopack.database.known_fault:
+        log.warning(fault)
     address = HttpAddress(HOST, listening.getsockname()[1])
     if read_only:
         await _answer(autopack, listening, address, "it was started with --read-only", on_serving)

@@ -17,6 +17,8 @@ from autopack_mcp.clock import ManualClock
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.migrate import open_database
 from autopack_mcp.database.tables import metadata
+from tests.postgres import PostgresServer, running_postgres
+from tests.postgres import why_it_cannot_run as why_no_postgres
 from tests.upstream.harness import Upstream, running_upstream, why_it_cannot_run
 
 
@@ -57,11 +59,48 @@ def ledger_in_memory() -> Iterator[Engine]:
     engine.dispose()
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One PostgreSQL server for all tests of this process; tests that need a database of it ask for ``database``."""
+    if reason := why_no_postgres():
+        require_in_ci(reason)
+    with running_postgres() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def empty_postgres(postgres: PostgresServer) -> str:
+    """The name of a database with the current schema and no rows; those of the tests are made like it."""
+    name = postgres.create()
+    open_database(postgres.url(name)).close_now()
+    return name
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """What ``database`` is made on: a test that uses it runs on both (docs/testing.md).
+
+    ``@pytest.mark.parametrize("engine", ["sqlite"])`` keeps a test to one; a folder's conftest may keep all of its own.
+    """
+    return str(request.param)
+
+
 @pytest.fixture
-def database(tmp_path: Path, empty_database_file: Path) -> Iterator[Database]:
-    """A database of this test's own, in a real file, with the current schema and no rows."""
-    file = shutil.copy(empty_database_file, tmp_path / "autopack.db")
-    opened = open_database(f"sqlite:///{file}")
+def database_url(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a database of this test's own with the current schema and no rows."""
+    if engine == "sqlite":
+        yield f"sqlite:///{shutil.copy(request.getfixturevalue('empty_database_file'), tmp_path / 'autopack.db')}"
+        return
+    template: str = request.getfixturevalue("empty_postgres")
+    server: PostgresServer = request.getfixturevalue("postgres")
+    with server.lent(template) as name:
+        yield server.url(name)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A database of this test's own, on a real engine, with the current schema and no rows."""
+    opened = open_database(database_url)
     yield opened
     asyncio.run(opened.close())
 

@@ -775,4 +775,55 @@ FIRST_STEPS = (
     ),
 )
 
-PROMISES = (*LIBRARY, *CONFIG, *CHOOSING, *CAPS, *LEDGER, *RUNS, *PROCESSES, *BAD_INPUT, *FIRST_STEPS)
+DATABASES = (
+    Promise(
+        "Any number of processes and machines share one database: one writes at a time, a stopped one holds nobody up.",
+        ("docs/postgres.md#What is different",),
+        (
+            *_held(
+                "database/postgres",
+                "of_many_processes_one_writes_at_a_time",
+                "a_process_that_is_stopped_in_the_middle_of_a_write_frees_the_others",
+                "a_stopped_process_holds_others_up_for_less_than_they_wait",
+            ),
+            *_held("database/writer", "a_lock_that_outlasts_the_timeout_refuses_all_that_wait_and_nothing_after"),
+            *_held("database/changes", "waiting_ends_when_another_program_commits"),
+        ),
+    ),
+    Promise(
+        "PostgreSQL is named by an address as people paste it, and its password is never repeated.",
+        ("docs/postgres.md#Setting it up",),
+        (
+            *_held(
+                "database/postgres",
+                "an_address_may_be_written_as_people_paste_it",
+                "a_wrong_password_is_said_in_one_line_and_shown_nowhere",
+                "a_server_that_cannot_be_reached_is_one_line_without_the_password",
+                "a_missing_driver_is_said_with_the_way_to_install_it",
+            ),
+            *_held("database/engine", "an_address_is_not_repeated_in_the_error_because_it_may_hold_a_password"),
+        ),
+    ),
+    Promise(
+        "A database server that went away is said in one line, and everything works again when it is back.",
+        ("docs/postgres.md#What is different",),
+        (
+            *_held("database/postgres", "a_server_that_is_gone_is_said_and_found_again_when_it_is_back"),
+            *_held("database/postgres", "a_server_that_was_restarted_between_two_writes_is_not_noticed"),
+            *_held("database/changes", "a_server_that_was_restarted_is_heard_again"),
+        ),
+    ),
+    Promise(
+        "SQLite's log stays short, and is folded into its file only while nobody can commit.",
+        ("docs/postgres.md#SQLite's log",),
+        _held(
+            "database/sqlite",
+            "the_log_does_not_grow_however_much_is_written",
+            "the_log_does_not_grow_when_processes_take_turns",
+            "the_log_is_folded_only_while_nobody_else_can_commit",
+            "sqlite_itself_folds_nothing",
+        ),
+    ),
+)
+
+PROMISES = (*LIBRARY, *CONFIG, *CHOOSING, *CAPS, *LEDGER, *RUNS, *PROCESSES, *BAD_INPUT, *DATABASES, *FIRST_STEPS)

@@ -206,8 +206,9 @@ async def test_no_key_and_no_prompt_is_ever_in_the_database(
         with pytest.raises(ProviderRefused) as caught:
             await scene.ask(run_id="label")
         await scene.ask(run_id="label")
+    rows = repr(database.read_now(everything))
     await database.close()
-    stored = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    stored = rows.encode() + b"".join(file.read_bytes() for file in tmp_path.iterdir())
     assert b"OPENAI_API_KEY" in stored  # What to do about it is there.
     for secret in (KEYS["OPENAI_API_KEY"], PROMPT):
         assert secret.encode() not in stored

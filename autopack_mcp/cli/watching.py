@@ -6,13 +6,12 @@ It reads summaries whenever somebody commits; it changes nothing and keeps nothi
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 
 import click
 
 from autopack_mcp.app import Autopack, machine_name
-from autopack_mcp.database.changes import LOOK_EVERY_S, ChangeWatch
+from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.errors import SupervisorUnavailable
 from autopack_mcp.runs.states import RUN_ACTIVE
 from autopack_mcp.runs.supervision import supervisor_of
@@ -38,24 +37,14 @@ def _followed(autopack: Autopack, run_id: str, show: Callable[[RunSummary], None
             show(run)
             if run.state not in RUN_ACTIVE:
                 return run
-            if not _wait(changes, seen):
+            if not changes.wait_now(seen, QUIET_S):
                 _check_supervised(autopack, run_id)
     finally:
         changes.close()
 
 
-def _wait(changes: ChangeWatch, seen: int | None) -> bool:
-    """Whether somebody has committed since ``seen``; waits for it up to ``QUIET_S`` seconds."""
-    deadline = time.monotonic() + QUIET_S
-    while changes.version() == seen:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(LOOK_EVERY_S)
-    return True
-
-
 def _check_supervised(autopack: Autopack, run_id: str) -> None:
-    # Leases are renewed every two seconds, so a quiet database means that nobody holds one.
+    # Leases are renewed every two seconds, so a database that is quiet for longer means that nobody holds one.
     record = autopack.database.read_now(supervisor_of, machine_name())
     if record is None or not record.is_alive(autopack.clock.now()):
         raise SupervisorUnavailable(

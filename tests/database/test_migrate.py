@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,27 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Column, Connection, MetaData, Table, create_engine, insert, inspect, text
+from sqlalchemy import Column, Connection, MetaData, Table, insert, inspect, text
 
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.migrate import HEAD, MIGRATIONS, open_database, schema_version, upgrade
 from autopack_mcp.database.tables import metadata
 from autopack_mcp.errors import SchemaTooNew
+from tests.postgres import PostgresServer
 
 VERSIONS = sorted(file.name.partition("_")[0] for file in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
+
+
+@pytest.fixture
+def new_url(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a database that nobody has opened yet."""
+    if engine == "sqlite":
+        yield f"sqlite:///{tmp_path}/new.db"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    name = server.create()
+    yield server.url(name)
+    server.drop(name)
 
 
 def checks(connection: Connection) -> dict[str, dict[str, str]]:
@@ -52,7 +66,8 @@ def only_row(connection: Connection, table: str) -> dict[str, Any]:
 def _value(table: Table, column: Column[Any]) -> object:
     kind = column.type.python_type
     for check in table.constraints:
-        allowed = re.match(rf"{column.name} IN \('(\w+)'", str(getattr(check, "sqltext", "")))
+        # PostgreSQL spells "IN ('a', 'b')" in its own way: name::text = ANY (ARRAY['a'::character varying, …
+        allowed = re.match(rf"\(*{column.name}\b.*?'(\w+)'", str(getattr(check, "sqltext", "")))
         if allowed:
             return allowed[1]
     return {int: 1, bool: True, str: "x", object: {"some": "json"}}[kind]
@@ -73,63 +88,72 @@ def test_migrations_make_exactly_the_tables(database: Database) -> None:
     assert database.read_now(differences) == []
 
 
-def test_migrations_make_exactly_the_check_constraints(database: Database, tmp_path: Path) -> None:
-    engine = create_engine(f"sqlite:///{tmp_path}/from_tables.db")
-    with engine.begin() as connection:
-        metadata.create_all(connection)
-        expected = checks(connection)
-    engine.dispose()
+def test_migrations_make_exactly_the_check_constraints(database: Database, new_url: str) -> None:
+    made_from_tables = Database(new_url)
+    made_from_tables.write_now(metadata.create_all)
+    expected = made_from_tables.read_now(checks)
+    made_from_tables.close_now()
     assert database.read_now(checks) == expected
     assert sum(map(len, expected.values())) >= 15
 
 
-def test_opening_a_current_database_again_changes_nothing(database: Database) -> None:
-    file = Path(str(database.url.database))
+def closed_state(database: Database) -> object:
+    """Everything that stands in it; on SQLite to the byte."""
     database.close_now()
-    before = file.read_bytes()
-    open_database(str(database.url)).close_now()
-    assert file.read_bytes() == before
+    if database.is_sqlite:
+        return Path(str(database.url.database)).read_bytes()
+    again = Database(str(database.url))
+    found = again.read_now(rows_of_all_tables)
+    again.close_now()
+    return found
+
+
+def rows_of_all_tables(connection: Connection) -> dict[str, list[str]]:
+    tables = inspect(connection).get_table_names()
+    return {name: sorted(map(str, connection.execute(text(f"SELECT * FROM {name}")))) for name in tables}
+
+
+def test_opening_a_current_database_again_changes_nothing(database: Database) -> None:
+    before = closed_state(database)
+    assert closed_state(open_database(str(database.url))) == before
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_an_upgrade_from_any_version_keeps_every_row(tmp_path: Path, version: str) -> None:
-    url = f"sqlite:///{tmp_path}/old.db"
-    old = Database(url)
+def test_an_upgrade_from_any_version_keeps_every_row(new_url: str, version: str) -> None:
+    old = Database(new_url)
     old.write_now(upgrade, version)
     before = old.write_now(one_row_in_every_table)
     old.close_now()
 
-    current = open_database(url)
+    current = open_database(new_url)
     assert current.read_now(schema_version) == HEAD
     for table, row in before.items():
         assert row.items() <= current.read_now(only_row, table).items(), table
     current.close_now()
 
 
-def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_migration_that_fails_leaves_nothing_behind(new_url: str) -> None:
     def migrate_and_fail(connection: Connection) -> None:
         upgrade(connection, HEAD)
         raise RuntimeError("the machine stops here")
 
-    fresh = Database(f"sqlite:///{tmp_path}/new.db")
+    fresh = Database(new_url)
     with pytest.raises(RuntimeError):
         fresh.write_now(migrate_and_fail)
     assert fresh.read_now(lambda connection: inspect(connection).get_table_names()) == []
     fresh.close_now()
-    open_database(f"sqlite:///{tmp_path}/new.db").close_now()
+    open_database(new_url).close_now()
 
 
 def test_a_database_of_a_newer_program_is_refused_and_left_alone(database: Database) -> None:
     database.write_now(lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '9999'")))
-    file = Path(str(database.url.database))
-    database.close_now()
-    before = file.read_bytes()
+    before = closed_state(database)
 
     with pytest.raises(SchemaTooNew) as caught:
         open_database(str(database.url))
     assert (caught.value.found, caught.value.supported) == ("9999", HEAD)
     assert len(str(caught.value).splitlines()) == 1
-    assert file.read_bytes() == before
+    assert closed_state(database) == before
 
 
 OPEN_ONE_AFTER_ANOTHER = """
@@ -164,11 +188,17 @@ class OtherProcess:
         return self._process.returncode
 
 
-def test_two_processes_may_open_the_same_new_database_at_once(tmp_path: Path) -> None:
+def test_two_processes_may_open_the_same_new_database_at_once(
+    engine: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    urls = [f"sqlite:///{tmp_path}/new-{number}.db" for number in range(8)]
+    if engine == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        urls = [server.url(server.create()) for _ in range(3)]
     processes = [OtherProcess(), OtherProcess()]
     assert [process.said() for process in processes] == ["ready", "ready"]
-    for number in range(8):
+    for url in urls:
         for process in processes:
-            process.open(f"sqlite:///{tmp_path}/new-{number}.db")
+            process.open(url)
         assert [process.said() for process in processes] == ["opened", "opened"]
     assert [process.end() for process in processes] == [0, 0]

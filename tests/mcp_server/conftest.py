@@ -23,6 +23,12 @@ from tests.factories import NOON, settings
 Connect = Callable[[MCPServer], AbstractAsyncContextManager[Client]]
 
 
+@pytest.fixture
+def engine() -> str:
+    """Tools word what summaries and control say, and those are tried on both engines beside their module."""
+    return "sqlite"
+
+
 class AliveSupervisor:
     """Says that somebody supervises, and nothing else; a request stays pending."""
 

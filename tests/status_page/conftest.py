@@ -24,6 +24,12 @@ PORT = 8000
 BROWSER = {"accept": "text/html,application/xhtml+xml"}
 
 
+@pytest.fixture
+def engine() -> str:
+    """Pages render summaries, and those are tried on both engines beside their module."""
+    return "sqlite"
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """What asks for a page, and the database behind it."""

@@ -104,7 +104,7 @@ def test_a_call_without_a_run_is_in_no_phase(database: Database) -> None:
 def test_the_same_call_cannot_be_booked_twice(database: Database) -> None:
     database.write_now(booked, usage_event("once"))
     before = database.read_now(rollups)
-    with pytest.raises(DatabaseError, match=r"usage_events\.call_id"):
+    with pytest.raises(DatabaseError, match=r"usage_events\.call_id|pk_usage_events"):
         database.write_now(booked, usage_event("once"))
     assert database.read_now(rollups) == before
 
@@ -116,7 +116,7 @@ def test_the_same_call_cannot_be_booked_twice(database: Database) -> None:
 )  # fmt: skip
 def test_the_table_itself_refuses_what_cannot_be(database: Database, column: str, value: object) -> None:
     database.write_now(booked, usage_event("once"))
-    with pytest.raises(DatabaseError, match="CHECK constraint failed"):
+    with pytest.raises(DatabaseError, match=r"(?i)check constraint"):
         database.write_now(lambda connection: connection.execute(usage_events.update().values({column: value})))
 
 
