@@ -162,12 +162,13 @@ def test_a_run_that_waits_says_for_what_and_what_to_say(database: Database, stat
     assert needs.say == say
 
 
-@pytest.mark.parametrize("whose", ["run R1", "phase P1 of run R1"])
-def test_a_run_that_its_own_cap_has_stopped_says_how_to_raise_it(database: Database, whose: str) -> None:
+@pytest.mark.parametrize("whose, scope", [("run R1", "run/R1"), ("phase P1 of run R1", "phase/R1/P1")])
+def test_a_run_that_its_own_cap_has_stopped_says_how_to_raise_it(database: Database, whose: str, scope: str) -> None:
     numbers = "2,000 tokens are used (0 tokens of it by calls in flight) and this call may need 32,620 tokens"
     with_run(
-        database, state="budget_paused", why=f"The cap of {whose} is 2,000 tokens: {numbers}. Raise the cap to go on."
-    )
+        database, state="budget_paused", why=f"The cap of {whose} is 2,000 tokens: {numbers}. Raise the cap to go on.",
+        stopped_by={"scope": scope, "unit": "tokens", "needed": 34_620},
+    )  # fmt: skip
     database.write_now(insert_supervisor)
     needs = summary(database).needs_you
     assert needs is not None
