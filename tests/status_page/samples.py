@@ -7,8 +7,10 @@ from decimal import Decimal
 from typing import Any
 
 from autopack_mcp.routing.model_router import Choice
+from autopack_mcp.summary.alerts import AlertView
 from autopack_mcp.summary.caps import CapView
 from autopack_mcp.summary.models import ModelMapping, ModelRow, OverrideView, StandingView
+from autopack_mcp.summary.orders import FiringView, OrderView
 from autopack_mcp.summary.pace import BurnRate, Pace
 from autopack_mcp.summary.run import (
     EventView,
@@ -154,8 +156,38 @@ def run_summary(run_id: str = "r-7f3a", **overrides: Any) -> RunSummary:
         "finished_at": None,
         "updated_at": ago(0.2),
         "aliases": ("in_progress", "TIER_IN_PROGRESS"),
+        "orders": (order_view(),),
+        "alerts": (alert_view(),),
     }  # fmt: skip
     return RunSummary(**{**values, **overrides})
+
+
+def order_view(**overrides: Any) -> OrderView:
+    """A rule that has paused a run twenty minutes ago."""
+    firing = FiringView("r-7f3a", ago(20), "the run was paused", "That is $5.0000: $4.9000 are used.")
+    values: dict[str, Any] = {
+        "order_id": 3,
+        "order": "pause any run when it reaches $5.00",
+        "action": "pause",
+        "provider": None,
+        "period": None,
+        "run_id": None,
+        "author": "someone",
+        "client": "a phone",
+        "created_at": ago(60),
+        "withdrawn_at": None,
+        "firings": (firing,),
+    }
+    return OrderView(**{**values, **overrides})
+
+
+def alert_view(**overrides: Any) -> AlertView:
+    """Most of a week is spent."""
+    said = "80 % of openai's cap of the week was reached at 2026-11-18 11:50 UTC: 812,000 of 1,000,000 tokens."
+    values: dict[str, Any] = {
+        "level_percent": 80, "cap": "openai's cap of the week", "occurred_at": ago(10), "sentence": said
+    }  # fmt: skip
+    return AlertView(**{**values, **overrides})
 
 
 def needs_you(run_id: str = "r-7f3a") -> NeedsYou:
@@ -323,6 +355,8 @@ def usage_summary(**overrides: Any) -> UsageSummary:
         "unpriced_calls": 0,
         "breaches": 0,
         "note": "Rehearsals are not in these numbers.",
+        "orders": (order_view(),),
+        "alerts": (alert_view(),),
     }
     return UsageSummary(**{**values, **overrides})
 

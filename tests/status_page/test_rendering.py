@@ -16,7 +16,9 @@ from hypothesis import settings as run_of
 from hypothesis import strategies as st
 
 from autopack_mcp.status_page import rendering
+from autopack_mcp.summary.alerts import AlertView
 from autopack_mcp.summary.context_block import context_block
+from autopack_mcp.summary.orders import OrderView
 from tests.factories import NOON
 from tests.status_page.html import Document, read_html
 from tests.status_page.samples import (
@@ -43,6 +45,7 @@ TEMPLATES = Path(rendering.__file__).parent / "templates"
 WORDS_OF_OURS = {"state", "current_phase_state", "period", "level", "is_verified", "scope", "rule", "resets_at", "unit"}
 NOT_SHOWN = {"label", "aliases", "categories", "complexities", "updated_at", "request_id", "current_phase_id", "client"}
 ELSEWHERE = {"run_id", "commit", "window_label", "kind"}  # Shown in addresses, cut, or only where a phase is missing.
+IN_A_SENTENCE = {(OrderView, "action"), (OrderView, "provider"), (AlertView, "cap")}
 
 ATTACKS = (
     "<script>alert(1)</script>",
@@ -127,7 +130,8 @@ def texts_of(value: Any) -> Iterator[str]:
             yield from texts_of(item)
     elif is_dataclass(value):
         for field in fields(value):
-            if field.name not in WORDS_OF_OURS | NOT_SHOWN | ELSEWHERE:
+            is_told_otherwise = field.name in WORDS_OF_OURS | NOT_SHOWN | ELSEWHERE
+            if not is_told_otherwise and (type(value), field.name) not in IN_A_SENTENCE:
                 yield from texts_of(getattr(value, field.name))
 
 
@@ -237,6 +241,7 @@ def test_every_panel_of_a_run_has_an_address() -> None:
         "caps",
         "context",
         "notes",
+        "orders",
         "about",
     ]
 
@@ -270,6 +275,24 @@ def test_what_needs_a_person_comes_first_with_the_phrase_to_say() -> None:
     needs = "Needs you The token cap of 120,000 is reached. Raise it, or cancel the run. Say in chat: resume run r-7f3a"
     assert needs in text
     assert text.index(needs) < text.index("Progress")
+
+
+def test_standing_orders_say_what_they_did_and_when() -> None:
+    says = "pause any run when it reaches $5.00 20 min ago{}: the run was paused. That is $5.0000: $4.9000 are used."
+    assert f"Standing orders 1 {says.format('')} order 3, someone, 1 h ago" in run_words()
+    assert says.format(" r-7f3a") in words(rendering.usage_page(usage_summary(), NOON))
+    assert "Standing orders 0 None. Say in chat: pause run r-7f3a if it costs more than $5" in run_words(orders=())
+    assert "Standing orders 0 None. About" in run_words(orders=(), finished_at=NOON)
+    assert "Standing orders" not in words(rendering.usage_page(usage_summary(orders=()), NOON))
+
+
+def test_alerts_stand_with_the_caps_they_are_about() -> None:
+    said = "80 % of openai's cap of the week was reached at 2026-11-18 11:50 UTC: 812,000 of 1,000,000 tokens."
+    listed = rendering.runs_page(run_list(), (), usage_summary(), NOON, is_first=True)
+    for text in (run_words(), words(rendering.usage_page(usage_summary(), NOON)), words(listed)):
+        assert f"Alerts {said}" in text
+    assert "Alerts" not in run_words(alerts=())
+    assert "Alerts" not in words(rendering.usage_page(usage_summary(alerts=()), NOON))
 
 
 def test_nothing_needs_a_person_without_a_reason() -> None:
