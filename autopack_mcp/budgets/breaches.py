@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, bindparam, func, insert, select
 
 from autopack_mcp.budgets.caps import ScopeCap
 from autopack_mcp.budgets.counters import ScopeUse
 from autopack_mcp.budgets.measures import amount, in_words, measures
+from autopack_mcp.clock import to_us
+from autopack_mcp.database.bare import BareStatement
 from autopack_mcp.database.tables import breaches
 from autopack_mcp.usage.rollup import Charge
 
@@ -43,6 +45,19 @@ def record_breaches(
 
 def count_breaches(connection: Connection, start: datetime, end: datetime) -> int:
     """Breaches of real caps with ``start <= occurred < end``; those of a rehearsal's shadow caps are not counted."""
-    within = (breaches.c.occurred_at >= start, breaches.c.occurred_at < end)
-    is_shadow = breaches.c.scope.startswith("rehearsal/", autoescape=True)
-    return int(connection.execute(select(func.count()).select_from(breaches).where(*within, ~is_shadow)).scalar_one())
+    row = _COUNT.row(connection, {"start": to_us(start), "end": to_us(end)})
+    assert row is not None, "a count is a row"
+    return int(row[0])
+
+
+_COUNT = BareStatement(
+    lambda _: (
+        select(func.count())
+        .select_from(breaches)
+        .where(
+            breaches.c.occurred_at >= bindparam("start"),
+            breaches.c.occurred_at < bindparam("end"),
+            ~breaches.c.scope.startswith("rehearsal/", autoescape=True),
+        )
+    )
+)

@@ -6,7 +6,7 @@ the counter that the ledger compares. ``usage`` and ``models`` show these views.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -18,10 +18,10 @@ from autopack_mcp.budgets.caps import CallScope, ScopeCap, ScopeKind, provider_c
 from autopack_mcp.budgets.counters import ScopeUse, scope_use
 from autopack_mcp.budgets.standings import CapStanding
 from autopack_mcp.config.settings import ProviderSettings, Settings, Window, WindowCap
-from autopack_mcp.summary.pace import Pace, burn_rate, earliest_hour, pace_of
+from autopack_mcp.summary.pace import BurnRate, Charged, Pace, burn_rate, measured_since, pace_of
 from autopack_mcp.summary.shown import usd
 from autopack_mcp.text_safety import visible
-from autopack_mcp.usage.service import HourCharge, charges_by_hour
+from autopack_mcp.usage.service import charges_by_day, first_hour
 from autopack_mcp.usage.windows import window_at
 
 Level = Literal["ok", "warn", "critical", "exceeded"]
@@ -66,25 +66,36 @@ class CapView:
     pace: Pace | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class RecentCharges:
-    """What was charged in the hours that a pace is measured over, by provider and, where roles are capped, by role."""
+    """What was charged today and yesterday, read once and added up for each cap and for all calls."""
 
-    by_provider: tuple[HourCharge, ...]
-    by_role: tuple[HourCharge, ...] = ()
+    def __init__(self, connection: Connection, now: datetime) -> None:
+        self._connection = connection
+        self._now = now
+        self._days = charges_by_day(connection, measured_since(now))
+        self._hours: dict[tuple[datetime, str | None, str | None], datetime | None] = {}
 
-    def counted_by(self, cap: ScopeCap) -> Iterator[HourCharge]:
-        """Those that weigh against one cap of a provider, of a role, or of all calls."""
-        if cap.kind == "role":
-            return (charge for charge in self.by_role if charge.name == cap.role)
-        return (charge for charge in self.by_provider if cap.kind == "global" or charge.name == cap.provider)
+    def burn_rate(self, cap: ScopeCap | None = None, window_start: datetime | None = None) -> BurnRate | None:
+        """The rate of the calls that a cap counts, in its window; without a cap that of all calls."""
+        provider, role = (None, None) if cap is None else (cap.provider, cap.role)
+        since = measured_since(self._now, window_start)
+        charges = [
+            charge
+            for charge in self._days
+            if since <= charge.day_start <= self._now and provider in (None, charge.provider)
+            and role in (None, charge.role)
+        ]  # fmt: skip
+        if not charges:
+            return None
+        first = self._first_hour(min(charge.day_start for charge in charges), provider, role)
+        tokens, nano = sum(charge.tokens for charge in charges), sum(charge.nano_usd for charge in charges)
+        return None if first is None else burn_rate(Charged(first, tokens, nano), self._now)
 
-
-def recent_charges(connection: Connection, settings: Settings, now: datetime) -> RecentCharges:
-    """The hours behind every pace, read once."""
-    since = earliest_hour(now)
-    by_role = charges_by_hour(connection, "role", since) if settings.role_caps else ()
-    return RecentCharges(charges_by_hour(connection, "provider", since), by_role)
+    def _first_hour(self, day: datetime, provider: str | None, role: str | None) -> datetime | None:
+        key = (day, provider, role)
+        if key not in self._hours:
+            self._hours[key] = first_hour(self._connection, day, provider=provider, role=role)
+        return self._hours[key]
 
 
 def cap_views(connection: Connection, settings: Settings, now: datetime, charges: RecentCharges) -> tuple[CapView, ...]:
@@ -192,7 +203,7 @@ def _configured(settings: Settings, cap: ScopeCap) -> WindowCap:
 def _pace(cap: ScopeCap, use: ScopeUse, charges: RecentCharges, now: datetime) -> Pace:
     assert cap.window is not None, "the caps of models.yaml have windows"
     window = window_at(cap.window, now)
-    return pace_of(cap, use, burn_rate(charges.counted_by(cap), now, window.start), window.end)
+    return pace_of(cap, use, charges.burn_rate(cap, window.start), window.end)
 
 
 def _fullest_first(cap: CapView) -> tuple[float, str, str]:

@@ -76,8 +76,10 @@ def order_views(connection: Connection, *, with_withdrawn: bool = False) -> tupl
     if with_withdrawn:
         orders: Sequence[StandingOrder] = newest_orders(connection, ORDERS_LIMIT)
     else:
-        alive = {run.run_id for run in unfinished_runs(connection)}
-        orders = [order for order in orders_in_force(connection) if order.run_id is None or order.run_id in alive]
+        orders = orders_in_force(connection)
+        if any(order.run_id is not None for order in orders):
+            alive = {run.run_id for run in unfinished_runs(connection)}
+            orders = [order for order in orders if order.run_id is None or order.run_id in alive]
     firings = firings_of(connection, [order.order_id for order in orders], FIRINGS_LIMIT) if orders else ()
     return tuple(_order_view(order, firings) for order in orders)
 

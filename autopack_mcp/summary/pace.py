@@ -1,12 +1,12 @@
 """How fast is it spent, and when is a cap reached at that pace: arithmetic in integers, with its basis in words.
 
-It owns BurnRate and Pace and the rule of which hours they are measured over (docs/summaries.md#pace). It reads nothing:
-``caps`` and ``usage`` hand it the hours that ``usage.service`` has counted.
+It owns BurnRate and Pace and the rule of what time they are measured over (docs/summaries.md#pace). It reads nothing:
+``caps`` and ``usage`` hand it what ``usage.service`` has counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -16,12 +16,11 @@ from autopack_mcp.budgets.caps import ScopeCap
 from autopack_mcp.budgets.counters import ScopeUse
 from autopack_mcp.money import NANO_PER_USD
 from autopack_mcp.summary.shown import tokens_text, usd, usd_text
-from autopack_mcp.usage.service import HourCharge
-from autopack_mcp.usage.spans import hour_of
+from autopack_mcp.usage.spans import day_of
 
-# A day is the shortest time in which a night and a working day weigh what they weigh; longer ones notice too late that
-# a run has begun.
-MEASURED_OVER = timedelta(hours=24)
+# Today and yesterday hold a night and a working day, whatever the time is; more would notice too late that a run has
+# begun, and whole days are sums that stand ready.
+MEASURED_BACK = timedelta(days=1)
 # The rate of a few minutes would make one large call look like a habit.
 MEASURED_AT_LEAST = timedelta(hours=1)
 
@@ -32,7 +31,7 @@ _HOUR_US = timedelta(hours=1) // _MICROSECOND
 
 @dataclass(frozen=True, slots=True)
 class BurnRate:
-    """What was charged from one moment to another, and how much of it an hour (rounded down).
+    """What was charged from one moment to another, and how much of it an hour (rounded down; less than an hour is one).
 
     Amounts are those that weigh against caps; what calls in flight hold is not in them.
     """
@@ -47,7 +46,7 @@ class BurnRate:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """When a cap is reached if calls go on as they did in the hours measured.
+    """When a cap is reached if calls go on as they did in the time measured.
 
     ``reached_at`` is cut to the minute, and None where there is no such time: the cap is reached already, it resets
     before that, or nothing was used to go by (``burn`` is None then). Of tokens and dollars the earlier one counts, and
@@ -61,53 +60,59 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
+class Charged:
+    """What was charged since a moment: tokens and nano-dollars, and the first hour in which a call was."""
+
+    first_hour: datetime
+    tokens: int
+    nano_usd: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Measure:
-    """One unit in which a cap is set: what is left of it, and what was charged in the hours measured."""
+    """One unit in which a cap is set: what is left of it, and what was charged in the time measured."""
 
     unit: Unit
     left: int
     charged: int
 
 
-def earliest_hour(now: datetime) -> datetime:
-    """The first hour that any rate may be measured over."""
-    return hour_of(now - MEASURED_OVER)
+def measured_since(now: datetime, window_start: datetime | None = None) -> datetime:
+    """The midnight from which on charges are measured: yesterday's, or that at which the window began."""
+    yesterday = day_of(now) - MEASURED_BACK
+    return yesterday if window_start is None else max(yesterday, window_start)
 
 
-def burn_rate(charges: Iterable[HourCharge], now: datetime, not_before: datetime | None = None) -> BurnRate | None:
-    """The rate from the first hour with a charge until now; None when there is no such hour.
+def burn_rate(charged: Charged | None, now: datetime) -> BurnRate | None:
+    """The rate from the first hour with a call until now; None when there is no such hour.
 
-    Args:
-        charges: in any order; those before ``earliest_hour`` are not measured.
-        not_before: the start of the window in question. Charges before it count only where the measure would be
-            shorter than ``MEASURED_AT_LEAST`` without their hour.
+    ``charged`` is what was charged from ``measured_since`` on. Less than ``MEASURED_AT_LEAST`` counts as that long.
     """
-    charges = tuple(charges)
-    first = max(not_before or earliest_hour(now), earliest_hour(now))
     # A clock that was set back leaves charges in hours that have not come yet: they are no rate.
-    used = [charge.hour_start for charge in charges if first <= charge.hour_start <= now]
-    if not used:
+    if charged is None or charged.first_hour > now:
         return None
-    start = min(*used, hour_of(now - MEASURED_AT_LEAST))
-    measured = [charge for charge in charges if start <= charge.hour_start <= now]
-    tokens, nano = sum(charge.tokens for charge in measured), sum(charge.nano_usd for charge in measured)
-    elapsed_us = (now - start) // _MICROSECOND
-    per_hour = (tokens * _HOUR_US // elapsed_us, usd(nano * _HOUR_US // elapsed_us))
-    return BurnRate(start, now, tokens, usd(nano), *per_hour)
+    elapsed_us = max(now - charged.first_hour, MEASURED_AT_LEAST) // _MICROSECOND
+    return BurnRate(
+        measured_from=charged.first_hour,
+        measured_until=now,
+        tokens=charged.tokens,
+        usd=usd(charged.nano_usd),
+        tokens_per_hour=charged.tokens * _HOUR_US // elapsed_us,
+        usd_per_hour=usd(charged.nano_usd * _HOUR_US // elapsed_us),
+    )
 
 
 def pace_of(cap: ScopeCap, use: ScopeUse, burn: BurnRate | None, resets_at: datetime) -> Pace:
     """When ``cap`` is reached at the rate ``burn``, measured in the cap's own calls; see Pace.
 
     ``reached_at = now + left x elapsed / charged``, rounded up to the microsecond before it is cut. What is settled or
-    reserved is gone; what is left goes at the rate of the hours measured.
+    reserved is gone; what is left goes at the rate measured.
     """
     used_up = next((measure for measure in _measures(cap, use, burn) if measure.left <= 0), None)
     if used_up is not None:
         return Pace(None, used_up.unit, burn, "It is reached.")
     if burn is None:
-        hours = MEASURED_OVER // timedelta(hours=1)
-        return Pace(None, None, None, f"Nothing was used in its last {hours} hours: there is no pace to go by.")
+        return Pace(None, None, None, "Nothing was used today and yesterday in its window: there is no pace to go by.")
     ends = [(_lasts_us(measure, burn), measure.unit) for measure in _measures(cap, use, burn) if measure.charged]
     ends = [(lasts, unit) for lasts, unit in ends if lasts < (resets_at - burn.measured_until) // _MICROSECOND]
     if not ends:
@@ -128,7 +133,7 @@ def _measures(cap: ScopeCap, use: ScopeUse, burn: BurnRate | None) -> Iterator[_
 
 def _lasts_us(measure: _Measure, burn: BurnRate) -> int:
     """How long what is left lasts, in microseconds, rounded up."""
-    elapsed_us = (burn.measured_until - burn.measured_from) // _MICROSECOND
+    elapsed_us = max(burn.measured_until - burn.measured_from, MEASURED_AT_LEAST) // _MICROSECOND
     return -(-measure.left * elapsed_us // measure.charged)
 
 

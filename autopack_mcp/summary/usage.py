@@ -23,20 +23,20 @@ from autopack_mcp.summary.alerts import AlertView, alerts_in_window
 from autopack_mcp.summary.caps import (
     CapView,
     Level,
+    RecentCharges,
     cap_views,
     configured_cap,
     percent,
     percent_of,
-    recent_charges,
     usd_or_none,
     worse_level,
 )
 from autopack_mcp.summary.orders import OrderView, order_views
-from autopack_mcp.summary.pace import BurnRate, burn_rate
+from autopack_mcp.summary.pace import BurnRate
 from autopack_mcp.text_safety import visible
-from autopack_mcp.usage.service import usage_by_day, usage_rows
+from autopack_mcp.usage.service import usage_by_day, usage_sums
 from autopack_mcp.usage.spans import DEFAULT_PERIOD, Moment, UsageSpan, asked_span, days_begun
-from autopack_mcp.usage.sums import UsageRow, grouped, summed
+from autopack_mcp.usage.sums import UsageRow, summed
 
 NAME_LIMIT = 120  # Characters of a model's, a role's or a category's name.
 REHEARSALS_EXCLUDED = "Rehearsals are not in these numbers: they buy no tokens."
@@ -193,8 +193,8 @@ def usage_summary(
         RequestRefused: what is asked for is no span of past or present time; see ``asked_span``.
     """
     span = asked_span(now, period, offset, from_=from_, to=to)
-    rows = usage_rows(connection, span)
-    roles, models = grouped(rows, "role"), grouped(rows, "provider", "model")
+    sums = usage_sums(connection, span)
+    models, roles = sums.by("provider", "model"), sums.by("role").rows()
     core = summed(row for row in roles if row.is_core)
     auxiliary = summed(row for row in roles if not row.is_core)
     whole = summed((core, auxiliary))
@@ -204,11 +204,13 @@ def usage_summary(
         window_label=span.label,
         starts_at=span.start,
         ends_at=span.end,
-        providers=_providers(connection, settings, span, grouped(models, "provider")),
-        models=tuple(ModelUsage(shown_name(row.provider), shown_name(row.model), **shown_sums(row)) for row in models),
+        providers=_providers(connection, settings, span, models.by("provider").rows()),
+        models=tuple(
+            ModelUsage(shown_name(row.provider), shown_name(row.model), **shown_sums(row)) for row in models.rows()
+        ),
         roles=tuple(RoleUsage(shown_name(row.role), row.is_core, **shown_sums(row)) for row in roles),
         categories=tuple(
-            CategoryUsage(shown_name(row.category), **shown_sums(row)) for row in grouped(rows, "category")
+            CategoryUsage(shown_name(row.category), **shown_sums(row)) for row in sums.by("category").rows()
         ),
         days=_days(connection, span, now),
         **_present(connection, settings, span, now),
@@ -302,11 +304,8 @@ def _present(connection: Connection, settings: Settings, span: UsageSpan, now: d
     """What is said of the present only: every cap as it stands, and the rate of the last hours."""
     if not span.is_present:
         return {"caps": (), "burn": None}
-    charges = recent_charges(connection, settings, now)
-    return {
-        "caps": cap_views(connection, settings, now, charges),
-        "burn": burn_rate(charges.by_provider, now),
-    }
+    charges = RecentCharges(connection, now)
+    return {"caps": cap_views(connection, settings, now, charges), "burn": charges.burn_rate()}
 
 
 def _most_used_first(row: ProviderUsage) -> tuple[float, int, str]:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import cache
-from typing import Literal
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Label, Table, bindparam, cast, func, select
 
@@ -20,54 +19,54 @@ from autopack_mcp.database.bare import BareStatement
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.tables import usage_days, usage_hours, usage_phases
 from autopack_mcp.usage.spans import DEFAULT_PERIOD, Moment, UsageSpan, asked_span, day_of, whole_days
-from autopack_mcp.usage.sums import COUNTS, Spent, UsageRow, grouped, summed, usage_row
+from autopack_mcp.usage.sums import COUNTS, KeyedSums, Spent, UsageRow, summed, usage_row
 
 _KINDS = ("provider", "model", "role", "category")
 _TIMES: Mapping[Table, str] = {usage_hours: "hour_start", usage_days: "day_start"}
 
 
 @dataclass(frozen=True, slots=True)
-class HourCharge:
-    """What weighed against caps in one UTC hour, of one provider or of one role (``name``)."""
+class DayCharge:
+    """What weighed against caps on one UTC day, of one provider and role."""
 
-    hour_start: datetime
-    name: str
+    day_start: datetime
+    provider: str
+    role: str
     tokens: int
     nano_usd: int
 
 
-def usage_rows(connection: Connection, span: UsageSpan) -> tuple[UsageRow, ...]:
-    """One row per provider, model, role and category ("" are calls without one), in any order, to be ``grouped``.
+def usage_sums(connection: Connection, span: UsageSpan) -> KeyedSums:
+    """The sums of a span by provider, model, role and category ("" are calls without one).
 
     One pass over the days of a span, so that a month costs as much at ten million events as at one million.
     """
-    parts = tuple(_parts(span))
-    rows = [
-        usage_row((*_KINDS, *COUNTS), row)
-        for table, start, end in parts
+    found = (
+        row
+        for table, start, end in _parts(span)
         for row in _sums_by(table, *_KINDS).rows(connection, _between(start, end))
-    ]
-    return grouped(rows, *_KINDS) if len(parts) > 1 else tuple(rows)
+    )
+    return KeyedSums.of(_KINDS, found)
 
 
 def usage_by_provider(connection: Connection, span: UsageSpan) -> tuple[UsageRow, ...]:
     """One row per provider in a span, most tokens first."""
-    return grouped(usage_rows(connection, span), "provider")
+    return usage_sums(connection, span).by("provider").rows()
 
 
 def usage_by_model(connection: Connection, span: UsageSpan) -> tuple[UsageRow, ...]:
     """One row per provider and model in a span, most tokens first."""
-    return grouped(usage_rows(connection, span), "provider", "model")
+    return usage_sums(connection, span).by("provider", "model").rows()
 
 
 def usage_by_role(connection: Connection, span: UsageSpan) -> tuple[UsageRow, ...]:
     """One row per role in a span, most tokens first."""
-    return grouped(usage_rows(connection, span), "role")
+    return usage_sums(connection, span).by("role").rows()
 
 
 def usage_by_category(connection: Connection, span: UsageSpan) -> tuple[UsageRow, ...]:
     """One row per task category in a span, most tokens first; "" are calls without one."""
-    return grouped(usage_rows(connection, span), "category")
+    return usage_sums(connection, span).by("category").rows()
 
 
 def usage_by_day(connection: Connection, span: UsageSpan) -> Mapping[datetime, UsageRow]:
@@ -76,20 +75,28 @@ def usage_by_day(connection: Connection, span: UsageSpan) -> Mapping[datetime, U
     for table, start, end in _parts(span):
         for at, *counts in _sums_by(table, _TIMES[table]).rows(connection, _between(start, end)):
             days.setdefault(day_of(from_us(at)), []).append(usage_row(COUNTS, counts))
-    return {day: summed(rows) for day, rows in days.items()}
+    return {day: summed(rows) if len(rows) > 1 else rows[0] for day, rows in days.items()}
 
 
-def charges_by_hour(connection: Connection, by: Literal["provider", "role"], since: datetime) -> tuple[HourCharge, ...]:
-    """What weighed against caps in every hour from ``since`` on, oldest first."""
-    rows = _charges_since(by).rows(connection, {"start": to_us(since)})
-    return tuple(HourCharge(from_us(at), name, tokens, nano) for at, name, tokens, nano in rows)
+def charges_by_day(connection: Connection, since: datetime) -> tuple[DayCharge, ...]:
+    """What weighed against caps on every day from ``since`` on."""
+    rows = _CHARGES.rows(connection, {"start": to_us(since)})
+    return tuple(DayCharge(from_us(at), *row) for at, *row in rows)
+
+
+def first_hour(
+    connection: Connection, since: datetime, *, provider: str | None = None, role: str | None = None
+) -> datetime | None:
+    """The first hour from ``since`` on with a call, of a provider or a role where one is named; None without any."""
+    named = {name: value for name, value in (("provider", provider), ("role", role)) if value is not None}
+    row = _first_hour(*named).row(connection, {"start": to_us(since), **named})
+    return None if row is None else from_us(row[0])
 
 
 def usage_of_run(connection: Connection, run_id: str, *, is_rehearsal: bool = False) -> tuple[UsageRow, ...]:
     """One row per phase, role, provider and model of a run, its real or its rehearsed calls; see ``spent_by_phase``."""
     rows = _sums_of_run(is_rehearsal).rows(connection, {"run_id": run_id})
-    keys = ("phase_id", "role", "provider", "model")
-    return grouped((usage_row((*keys, *COUNTS), row) for row in rows), *keys)
+    return KeyedSums.of(("phase_id", "role", "provider", "model"), rows).rows()
 
 
 def spent_by_phase(connection: Connection, run_id: str, *, is_rehearsal: bool = False) -> Mapping[str, Spent]:
@@ -175,12 +182,12 @@ def _sums_by(table: Table, *keys: str) -> BareStatement:
 
 
 @cache
-def _charges_since(by: str) -> BareStatement:
+def _first_hour(*named: str) -> BareStatement:
     hours = usage_hours.c
-    keys = (hours.hour_start, hours[by])
-    sums = (_sum(hours.charged_tokens), _sum(hours.charged_nano))
     since = (hours.hour_start >= bindparam("start"), hours.purpose != "rehearsal")
-    return BareStatement(lambda _: select(*keys, *sums).where(*since).group_by(*keys).order_by(*keys))
+    mine = [hours[name] == bindparam(name) for name in named]
+    # The first of a sorted index, not the least of all: it is found after a few rows.
+    return BareStatement(lambda _: select(hours.hour_start).where(*since, *mine).order_by(hours.hour_start).limit(1))
 
 
 @cache
@@ -210,3 +217,13 @@ def _sums(table: Table) -> list[Label[int]]:
 def _sum(column: ColumnElement[int]) -> ColumnElement[int]:
     # PostgreSQL sums BIGINT to NUMERIC, which would arrive as Decimal.
     return cast(func.sum(column), BigInteger)
+
+
+_DAYS = usage_days.c
+_CHARGES = BareStatement(
+    lambda _: (
+        select(_DAYS.day_start, _DAYS.provider, _DAYS.role, _sum(_DAYS.charged_tokens), _sum(_DAYS.charged_nano))
+        .where(_DAYS.day_start >= bindparam("start"), _DAYS.purpose != "rehearsal")
+        .group_by(_DAYS.day_start, _DAYS.provider, _DAYS.role)
+    )
+)

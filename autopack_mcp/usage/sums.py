@@ -6,10 +6,10 @@ over calls none of which has a price is no cost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from decimal import Decimal
-from operator import add, attrgetter
+from operator import add
 from typing import Any
 
 from autopack_mcp.money import NANO_PER_USD
@@ -75,7 +75,36 @@ class Spent:
 COUNTS = tuple(field.name for field in fields(UsageRow) if field.type == "int")
 """The names of a UsageRow's sums, in order."""
 
-_counts_of = attrgetter(*COUNTS)
+_INPUT, _OUTPUT = COUNTS.index("prompt_tokens"), COUNTS.index("completion_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedSums:
+    """Sums over calls under some keys of a UsageRow, to be added up under fewer of them.
+
+    Tuples and no rows, because a summary adds up some hundreds of sums in several ways, and shows a few dozen rows.
+    """
+
+    keys: tuple[str, ...]
+    sums: Mapping[tuple[str, ...], tuple[int, ...]]
+
+    @classmethod
+    def of(cls, keys: tuple[str, ...], found: Iterable[tuple[Any, ...]]) -> KeyedSums:
+        """Sums as they were read: the values of ``keys``, then the ``COUNTS``; what has the same keys is added up."""
+        count = len(keys)
+        return cls(keys, _added((row[:count], row[count:]) for row in found))
+
+    def by(self, *keys: str) -> KeyedSums:
+        """The same under ``keys``, which are some of its own."""
+        places = [self.keys.index(key) for key in keys]
+        return KeyedSums(
+            keys, _added((tuple([key[place] for place in places]), sums) for key, sums in self.sums.items())
+        )
+
+    def rows(self) -> tuple[UsageRow, ...]:
+        """One row per key, most tokens first, then by key."""
+        most_first = sorted(self.sums.items(), key=lambda item: (-item[1][_INPUT] - item[1][_OUTPUT], item[0]))
+        return tuple(usage_row((*self.keys, *COUNTS), (*key, *sums)) for key, sums in most_first)
 
 
 def summed(rows: Iterable[UsageRow]) -> UsageRow:
@@ -85,14 +114,8 @@ def summed(rows: Iterable[UsageRow]) -> UsageRow:
 
 def grouped(rows: Iterable[UsageRow], *keys: str) -> tuple[UsageRow, ...]:
     """One row for every combination of ``keys`` in ``rows``, most tokens first, then by key."""
-    found: dict[tuple[Any, ...], tuple[int, ...]] = {}
-    key_of = _tuple_of(keys)
-    for row in rows:
-        key, counts = key_of(row), _counts_of(row)
-        before = found.get(key)
-        found[key] = counts if before is None else tuple(map(add, before, counts))
-    sums = (usage_row((*keys, *COUNTS), (*key, *found[key])) for key in sorted(found))
-    return tuple(sorted(sums, key=attrgetter("total_tokens"), reverse=True))
+    names = (*keys, *COUNTS)
+    return KeyedSums.of(keys, (tuple([getattr(row, name) for name in names]) for row in rows)).rows()
 
 
 def usage_row(names: Iterable[str], values: Iterable[Any]) -> UsageRow:
@@ -100,11 +123,12 @@ def usage_row(names: Iterable[str], values: Iterable[Any]) -> UsageRow:
     return UsageRow(**dict(zip(names, values, strict=True)))
 
 
-def _tuple_of(keys: tuple[str, ...]) -> Any:
-    """What gives the values of ``keys`` as a tuple, however many they are."""
-    if len(keys) > 1:
-        return attrgetter(*keys)
-    return (lambda row: (getattr(row, keys[0]),)) if keys else (lambda row: ())
+def _added(found: Iterable[tuple[tuple[str, ...], tuple[int, ...]]]) -> Mapping[tuple[str, ...], tuple[int, ...]]:
+    sums: dict[tuple[str, ...], tuple[int, ...]] = {}
+    for key, counts in found:
+        before = sums.get(key)
+        sums[key] = counts if before is None else tuple(map(add, before, counts))
+    return sums
 
 
 def _known_cost(calls: int, unpriced_calls: int, cost_nano: int) -> Decimal | None:

@@ -83,7 +83,7 @@ async def test_provider_is_measured_against_its_allowance(
         "level": "warn",
         "cost_usd": 0.0005,
         "configured_cap_tokens": 1_000,
-        "pace": "At this pace it is reached on 2026-11-18 12:11 UTC: 420 tokens since 2026-11-18 11:00 UTC,"
+        "pace": "At this pace it is reached on 2026-11-18 12:11 UTC: 420 tokens since 2026-11-18 12:00 UTC,"
         " 420 an hour.",
     }
     assert answer["models"] == [

@@ -10,7 +10,7 @@ from autopack_mcp.budgets.ledger import book_external, reserve
 from autopack_mcp.config.settings import Settings, WindowCap
 from autopack_mcp.database.engine import Database
 from autopack_mcp.money import NANO_PER_USD
-from autopack_mcp.summary.caps import CapView, cap_views, recent_charges
+from autopack_mcp.summary.caps import CapView, RecentCharges, cap_views
 from tests.factories import (
     NOON,
     call_scope,
@@ -29,7 +29,7 @@ def spend(database: Database, tokens: int, **overrides: Any) -> None:
 
 
 def caps(database: Database, of: Settings) -> tuple[CapView, ...]:
-    return database.read_now(lambda connection: cap_views(connection, of, NOON, recent_charges(connection, of, NOON)))
+    return database.read_now(lambda connection: cap_views(connection, of, NOON, RecentCharges(connection, NOON)))
 
 
 def test_caps_of_providers_roles_and_all_calls_stand_side_by_side(database: Database) -> None:
@@ -87,6 +87,29 @@ def test_each_cap_is_paced_by_the_calls_that_it_counts(database: Database) -> No
         "role": 150,
         "global": 200,
     }
+
+
+def test_a_pace_is_measured_from_the_first_hour_with_a_call_in_the_window(database: Database) -> None:
+    of = settings(
+        provider_settings(WindowCap("day", 1_000), WindowCap("week", 1_000)),
+        provider_settings(WindowCap("week", 1_000), provider="anthropic", api_key_env="ANTHROPIC_API_KEY"),
+    )
+    for hours, tokens in ((37, 1_000), (16, 100), (4, 10), (2, 1)):
+        spend(database, tokens, occurred_at=NOON - timedelta(hours=hours))
+    spend(database, 5, scope=call_scope(provider="anthropic"), occurred_at=NOON - timedelta(hours=5))
+    burns = {cap.label: cap.pace.burn for cap in caps(database, of) if cap.pace is not None}
+    assert {label: (burn.measured_from, burn.tokens) for label, burn in burns.items() if burn is not None} == {
+        "openai's cap of the day": (NOON - timedelta(hours=4), 11),
+        "openai's cap of the week": (NOON - timedelta(hours=16), 111),
+        "anthropic's cap of the week": (NOON - timedelta(hours=5), 5),
+    }
+
+
+def test_calls_of_hours_that_have_not_come_are_no_pace(database: Database) -> None:
+    spend(database, 500, occurred_at=NOON + timedelta(hours=30))
+    (cap,) = caps(database, settings(provider_settings(WindowCap("week", 1_000))))
+    assert cap.pace is not None
+    assert (cap.used_tokens, cap.pace.burn) == (500, None)
 
 
 def test_rehearsed_calls_are_no_pace(database: Database) -> None:
