@@ -826,4 +826,56 @@ DATABASES = (
     ),
 )
 
-PROMISES = (*LIBRARY, *CONFIG, *CHOOSING, *CAPS, *LEDGER, *RUNS, *PROCESSES, *BAD_INPUT, *DATABASES, *FIRST_STEPS)
+ORDERS = (
+    Promise(
+        "A standing order is laid down in plain words, from a chat or a terminal; what could never hold is refused.",
+        ("docs/orders.md#Laying one down",),
+        (
+            *_held(
+                "mcp_server/orders",
+                "stop_the_run_if_anthropic_goes_over_80_percent_of_the_weekly_cap",
+                "pause_every_run_when_a_provider_reaches_a_share_of_its_week",
+                "pause_the_run_when_it_or_a_phase_has_used_so_much",
+                "tell_me_when_a_provider_has_used_so_much",
+            ),
+            *_held("control/orders", "what_could_never_hold_is_refused_and_nothing_is_written"),
+            *_held("cli/orders", "an_order_is_laid_down_listed_and_removed"),
+        ),
+    ),
+    Promise(
+        "A standing order fires in the transaction that denies, never late and once; only the supervisor moves the run,"
+        " a crash in between loses neither, and a person overrules it.",
+        ("docs/orders.md#When an order fires", "docs/runs.md#A run's states"),
+        (
+            *_held(
+                "budgets/standing_orders",
+                "the_call_that_would_pass_the_threshold_is_denied_and_fires",
+                "an_order_denies_until_somebody_has_acted_on_it_and_then_lets_every_call_pass",
+                "a_new_window_is_a_new_reason_to_stop",
+            ),
+            *_held(
+                "runs/firings",
+                "an_order_pauses_a_run_at_the_call_that_would_pass_it_and_a_person_overrules_it",
+                "a_firing_moves_its_run_or_is_marked_with_what_it_found",
+                "a_crash_between_a_firing_and_its_move_loses_neither",
+            ),
+        ),
+        18,
+    ),
+    Promise(
+        "Orders and alerts stand in every status, in usage and on the page, with what was done and when.",
+        ("docs/orders.md#Where they are seen", "docs/orders.md#Alerts"),
+        (
+            *_held("summary/orders", "a_run_shows_the_orders_that_may_stop_it_and_those_that_have"),
+            *_held(
+                "summary/alerts",
+                "an_alert_is_a_sentence_with_its_numbers_and_its_time",
+                "a_run_shows_alerts_of_itself_its_phases_and_the_open_windows_it_counts_on",
+            ),
+            *_held("status_page/rendering", "standing_orders_say_what_they_did_and_when"),
+            *_held("cli/orders", "status_and_usage_show_orders_and_alerts"),
+        ),
+    ),
+)
+
+PROMISES = (*LIBRARY, *CONFIG, *CHOOSING, *CAPS, *ORDERS, *LEDGER, *RUNS, *PROCESSES, *BAD_INPUT, *DATABASES, *FIRST_STEPS)
