@@ -28,6 +28,8 @@ _HALF_ESCAPE = re.compile(r"\\(?:x[0-9a-f]?|u[0-9a-f]{0,3}|U[0-9a-f]{0,7})?\Z")
 # Colours, cursor moves and titles: ECMA-48 control sequences and operating system commands.
 _TERMINAL_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 
+_HALVES = re.compile("[\ud800-\udfff]")
+
 # What keys look like, by the prefix their vendors gave them so that scanners can find them.
 _KEY_SHAPES = re.compile(
     r"""
@@ -90,6 +92,16 @@ def visible(text: str, limit: int, *, multiline: bool = False) -> str:
     if len(shown) <= limit:
         return shown
     return _HALF_ESCAPE.sub("", shown[: limit - 1]) + CUT_MARK
+
+
+def whole(text: str) -> str:
+    """``text`` as any store can hold it: halves of a character that meet are joined, those alone become U+FFFD.
+
+    JSON may name the halves one by one, and a gateway may cut a stream between them.
+    """
+    if _HALVES.search(text) is None:
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def without_terminal_codes(text: str) -> str:

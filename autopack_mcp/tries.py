@@ -37,10 +37,10 @@ def answered_event(one: Try, reply: ProviderReply, prices: PriceBook) -> UsageEv
     """The row of a call that was answered."""
     one.observation.response_id = reply.response_id
     one.observation.request_id = reply.request_id
-    one.observation.usage = reply.usage
     if reply.usage is None:
-        # An answer without a usage report is charged in full rather than guessed.
-        return _unfinished_event(one, "ok", "the provider reported no usage", prices)
+        # An answer without its last word on usage is charged in full rather than guessed.
+        what = "no usage" if one.observation.usage is None else "only a part of its usage"
+        return _unfinished_event(one, "ok", f"the provider reported {what}", prices)
     return _priced(one, "ok", "provider", reply.usage, prices)
 
 

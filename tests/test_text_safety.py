@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopack_mcp.text_safety import CUT_MARK, REDACTED, redact, visible, without_terminal_codes
+from autopack_mcp.text_safety import CUT_MARK, REDACTED, redact, visible, whole, without_terminal_codes
 
 HOSTILE = st.text(
     st.one_of(
@@ -39,6 +39,23 @@ HIDDEN_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 )
 def test_what_is_hidden_is_shown_as_an_escape(text: str, shown: str) -> None:
     assert visible(text, 100) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("", ""),
+        ("é 😀 \x00", "é 😀 \x00"),
+        ("a\ud800b", "a\ufffdb"),
+        ("\udc00\ud800", "\ufffd\ufffd"),
+        ("\ud83d" + "\ude00", "😀"),
+        ("\ud83d\ud83d\ude00", "\ufffd😀"),
+    ],
+    ids=["nothing", "whole already", "a first half", "halves the wrong way round", "two halves", "one too many"],
+)
+def test_halves_of_characters_are_joined_or_replaced(text: str, kept: str) -> None:
+    assert whole(text) == kept
+    kept.encode()
 
 
 def test_many_lines_keep_their_breaks_and_tabs_and_lose_their_carriage_returns() -> None:

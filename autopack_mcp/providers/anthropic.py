@@ -21,9 +21,11 @@ from autopack_mcp.providers.base import (
     is_reached_at,
 )
 from autopack_mcp.providers.counts import count_in_time, with_margin
-from autopack_mcp.providers.events import object_in, text_in
+from autopack_mcp.providers.events import name_in, object_in, text_in
 from autopack_mcp.providers.failures import Asked, answered, cut, request_id, sdk_timeout
-from autopack_mcp.usage.reading import JsonObject, read_own_usage
+from autopack_mcp.providers.usage_seen import UsageSeen
+from autopack_mcp.text_safety import whole
+from autopack_mcp.usage.reading import JsonObject
 
 if TYPE_CHECKING:
     import httpx2
@@ -146,7 +148,8 @@ class MessagesStream:
         self._asked = asked
         self._observation = observation
         self._model = asked.call.model
-        self._usage: dict[str, object] = {}
+        self._usage = UsageSeen("anthropic.messages", observation)
+        self._numbers: dict[str, object] = {}
         self._texts: list[str] = []
         self._stop_reason: str | None = None
 
@@ -159,18 +162,26 @@ class MessagesStream:
             self._texts.append(text_in(object_in(event, "content_block"), "text"))
         elif kind == "message_start":
             message = object_in(event, "message")
-            self._observation.response_id = text_in(message, "id") or None
-            self._model = text_in(message, "model") or self._model
-            self._take_usage(object_in(message, "usage"))
+            self._observation.response_id = name_in(message, "id") or None
+            self._model = name_in(message, "model") or self._model
+            self._take_usage(object_in(message, "usage"), is_end=False)
         elif kind == "message_delta":
             self._stop_reason = text_in(object_in(event, "delta"), "stop_reason") or self._stop_reason
-            self._take_usage(object_in(event, "usage"))
+            self._take_usage(object_in(event, "usage"), is_end=True)
 
-    def _take_usage(self, usage: JsonObject) -> None:
-        """Its numbers are cumulative: what comes later is written over what came before, never added to it."""
-        self._usage |= {name: value for name, value in usage.items() if value is not None}
-        seen = read_own_usage("anthropic.messages", {"model": self._model, "usage": self._usage})
-        self._observation.usage = seen or self._observation.usage
+    def _take_usage(self, usage: JsonObject, *, is_end: bool) -> None:
+        """Its numbers are cumulative: what comes later is written over what came before, never added to it.
+
+        A zero is not: what was counted cannot become nothing, and servers that know only the output send one for the
+        input. Only an end that tells the output is the last word.
+        """
+        for name, value in usage.items():
+            if value is not None and not (value == 0 and self._numbers.get(name)):
+                self._numbers[name] = value
+        if usage:
+            tells_output = usage.get("output_tokens") is not None or bool(usage.get("iterations"))
+            body = {"model": self._model, "usage": self._numbers}
+            self._usage.take(body, is_last_word=is_end and tells_output)
 
     def reply(self) -> ProviderReply:
         """The whole answer.
@@ -181,10 +192,10 @@ class MessagesStream:
         if self._stop_reason is None:
             raise cut(self._asked)
         return ProviderReply(
-            text="".join(self._texts),
+            text=whole("".join(self._texts)),
             model=self._model,
             finish_reason=_FINISH.get(self._stop_reason, "other"),
-            usage=self._observation.usage,
+            usage=self._usage.final(),
             response_id=self._observation.response_id,
             request_id=self._observation.request_id,
         )

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from autopack_mcp.usage.reading import JsonObject
+from autopack_mcp.text_safety import whole
+from autopack_mcp.usage.reading import NAME_LIMIT, JsonObject
 
 
 def text_in(event: JsonObject, name: str) -> str:
     """The text under ``name``, or ""."""
     value = event.get(name)
     return value if isinstance(value, str) else ""
+
+
+def name_in(event: JsonObject, name: str) -> str:
+    """A name (of an answer, of a model) that any store can hold, or ""; a longer one than any vendor gives is cut."""
+    return whole(text_in(event, name))[:NAME_LIMIT]
 
 
 def object_in(event: JsonObject, name: str) -> JsonObject:

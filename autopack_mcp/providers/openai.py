@@ -22,10 +22,11 @@ from autopack_mcp.providers.base import (
     is_reached_at,
 )
 from autopack_mcp.providers.counts import count_in_time, openai_tokens
-from autopack_mcp.providers.events import object_in, objects_in, text_in
+from autopack_mcp.providers.events import name_in, object_in, objects_in, text_in
 from autopack_mcp.providers.failures import Asked, answered, cut, request_id, sdk_timeout, told_in_stream
-from autopack_mcp.usage.event import ReportedUsage
-from autopack_mcp.usage.reading import JsonObject, UsageApi, read_own_usage
+from autopack_mcp.providers.usage_seen import UsageSeen
+from autopack_mcp.text_safety import whole
+from autopack_mcp.usage.reading import JsonObject
 
 if TYPE_CHECKING:
     import httpx2
@@ -170,23 +171,25 @@ class ChatStream:
         self.observation = observation
         self._model = asked.call.model
         self._service_tier: object = None
+        self._usage = UsageSeen("openai.chat", observation)
         self._texts: list[str] = []
         self._refusals: list[str] = []
         self._finish: str | None = None
 
     def feed(self, chunk: JsonObject) -> None:
         """Take one chunk. The one with usage comes last, has no choices, and wins over any before it."""
-        self.observation.response_id = text_in(chunk, "id") or self.observation.response_id
-        self._model = text_in(chunk, "model") or self._model
+        self.observation.response_id = name_in(chunk, "id") or self.observation.response_id
+        self._model = name_in(chunk, "model") or self._model
         self._service_tier = chunk.get("service_tier") or self._service_tier
         for choice in objects_in(chunk, "choices")[:1]:
             delta = object_in(choice, "delta")
             self._texts.append(text_in(delta, "content"))
             self._refusals.append(text_in(delta, "refusal"))
             self._finish = text_in(choice, "finish_reason") or self._finish
+            if any(piece for name, piece in delta.items() if name != "role"):
+                self._usage.goes_on()
         if chunk.get("usage"):
-            body = {"model": self._model, "service_tier": self._service_tier, "usage": chunk["usage"]}
-            self.observation.usage = _usage("openai.chat", body, self.observation)
+            self._usage.take({"model": self._model, "service_tier": self._service_tier, "usage": chunk["usage"]})
 
     def reply(self) -> ProviderReply:
         """The whole answer.
@@ -198,7 +201,7 @@ class ChatStream:
             raise cut(self.asked)
         refusal = "".join(self._refusals)
         reason: FinishReason = "refused" if refusal else _CHAT_FINISH.get(self._finish, "other")
-        return _reply("".join(self._texts) or refusal, self._model, reason, self.observation)
+        return _reply("".join(self._texts) or refusal, self._model, reason, self._usage)
 
 
 class ResponsesStream:
@@ -208,6 +211,7 @@ class ResponsesStream:
         self.asked = asked
         self.observation = observation
         self._model = asked.call.model
+        self._usage = UsageSeen("openai.responses", observation)
         self._texts: list[str] = []
         self._refusals: list[str] = []
         self._finish: FinishReason | None = None
@@ -230,11 +234,11 @@ class ResponsesStream:
 
     def _take_response(self, kind: str, response: JsonObject) -> None:
         """Created, in progress, or one of the ends; only an end has usage."""
-        self.observation.response_id = text_in(response, "id") or self.observation.response_id
-        self._model = text_in(response, "model") or self._model
+        self.observation.response_id = name_in(response, "id") or self.observation.response_id
+        self._model = name_in(response, "model") or self._model
         if response.get("usage"):
-            body = {**response, "model": self._model}
-            self.observation.usage = _usage("openai.responses", body, self.observation)
+            is_end = kind not in {"response.created", "response.queued", "response.in_progress"}
+            self._usage.take({**response, "model": self._model}, is_last_word=is_end)
         if kind == "response.completed":
             self._finish = "stop"
         elif kind == "response.incomplete":
@@ -253,23 +257,18 @@ class ResponsesStream:
             raise cut(self.asked)
         refusal = "".join(self._refusals)
         reason: FinishReason = "refused" if refusal else self._finish
-        return _reply("".join(self._texts) or refusal, self._model, reason, self.observation)
+        return _reply("".join(self._texts) or refusal, self._model, reason, self._usage)
 
 
-def _reply(text: str, model: str, reason: FinishReason, observation: CallObservation) -> ProviderReply:
+def _reply(text: str, model: str, reason: FinishReason, usage: UsageSeen) -> ProviderReply:
     return ProviderReply(
-        text=text,
+        text=whole(text),
         model=model,
         finish_reason=reason,
-        usage=observation.usage,
-        response_id=observation.response_id,
-        request_id=observation.request_id,
+        usage=usage.final(),
+        response_id=usage.observation.response_id,
+        request_id=usage.observation.request_id,
     )
-
-
-def _usage(api: UsageApi, body: JsonObject, observation: CallObservation) -> ReportedUsage | None:
-    """What ``body`` says, or what was known before when it says nothing that can be booked."""
-    return read_own_usage(api, body) or observation.usage
 
 
 def _is_vendor(base_url: str | None) -> bool:

@@ -7,16 +7,22 @@ adapters call it on each usage that arrives, and so does whoever imports bodies 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Literal, TypeGuard
 
 from autopack_mcp.errors import ImpossibleTokenCounts
+from autopack_mcp.text_safety import whole
 from autopack_mcp.usage.event import ReportedUsage, TokenCounts, UsageLine
+from autopack_mcp.usage.raw_usage import ITEMS_LIMIT, kept_usage
 
 UsageApi = Literal["openai.chat", "openai.responses", "anthropic.messages", "google.generate_content"]
+
 JsonObject = Mapping[str, object]
 
 # No context window is near this; a larger number is a broken counter, and would not fit our integer columns for long.
 TOKENS_LIMIT = 10**12
+
+NAME_LIMIT = 512  # Characters of a name (of a model, an answer, a tier); vendors' longest have about a hundred.
 
 
 class _Unreadable(Exception):
@@ -32,15 +38,16 @@ def read_usage(api: UsageApi, body: JsonObject) -> ReportedUsage | None:
             what has arrived so far, later numbers written over earlier ones.
 
     Returns:
-        One line per model that billed (``model`` is "" where the body names none), and the usage object as it came.
+        One line per model that billed (``model`` is "" where the body names none), and the usage object as it came, cut
+        where it is larger than any vendor's.
         None, so that the caller keeps its reservation, when
 
         - there is no usage object, or it is empty or null;
         - a number without which input or output is unknown is missing (``prompt_tokens``; ``completion_tokens`` where
           there is no ``total_tokens`` either; ``input_tokens`` and ``output_tokens``; ``promptTokenCount``);
         - any number that we read is not one: text, a boolean, a fraction, negative, or beyond ``TOKENS_LIMIT``;
-        - a part is larger than its whole: more cached than input, more reasoning than output, more in the 5 minute and
-          1 hour caches than in all caches.
+        - a part is larger than its whole: more cached than the prompt, more reasoning than output, more in the 5 minute
+          and 1 hour caches than in all caches.
 
         A missing or null *part* of a whole that is there counts as zero: providers leave out what did not happen.
 
@@ -168,6 +175,8 @@ def _read_generate_content(body: JsonObject) -> ReportedUsage:
         usage, "candidatesTokenCount", "candidates_token_count", "responseTokenCount", "response_token_count"
     )
     thoughts = _count(usage, "thoughtsTokenCount", "thoughts_token_count") or 0
+    if cache_read > prompt:
+        raise _Unreadable
     return _reported(
         body,
         usage,
@@ -199,7 +208,7 @@ def _reported_lines(body: JsonObject, usage: JsonObject, lines: tuple[UsageLine,
         service_tier=_service_tier(body, usage),
         inference_geo=read_inference_geo(usage),
         tool_calls=_tool_calls(usage),
-        raw=dict(usage),
+        raw=kept_usage(usage),
     )
 
 
@@ -223,7 +232,8 @@ def _tool_calls(usage: JsonObject) -> Mapping[str, int]:
     made = usage.get("server_tool_use")
     if not _is_object(made):
         return {}
-    return {name: count for name, count in made.items() if _is_count(count) and count > 0}
+    counted = ((whole(name)[:NAME_LIMIT], count) for name, count in made.items() if _is_count(count) and count > 0)
+    return dict(islice(counted, ITEMS_LIMIT))
 
 
 def _object(body: JsonObject, *names: str) -> JsonObject:
@@ -274,4 +284,4 @@ def _is_object(value: object) -> TypeGuard[JsonObject]:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return whole(value)[:NAME_LIMIT] if isinstance(value, str) and value else None

@@ -12,6 +12,7 @@ from dataclasses import replace
 from autopack_mcp.config.settings import provider_id
 from autopack_mcp.usage.event import ReportedUsage, UsageEvent, UsageLine
 from autopack_mcp.usage.prices import PriceBook
+from autopack_mcp.usage.raw_usage import kept_usage
 from autopack_mcp.usage.reading import read_inference_geo
 
 
@@ -33,7 +34,9 @@ class UsageRecorder:
             UsageConflict: the same ``call_id`` is already booked with other numbers.
             ConfigError: the provider is not configured.
         """
-        external = self._priced(replace(event, provider=provider_id(event.provider), status="external"))
+        raw_usage = None if event.raw_usage is None else kept_usage(event.raw_usage)
+        provider = provider_id(event.provider)
+        external = self._priced(replace(event, provider=provider, status="external", raw_usage=raw_usage))
         self.book(external)
         return external
 
