@@ -198,6 +198,22 @@ CHOOSING = (
         11,
     ),
     Promise(
+        "The scorecard blames a model for nothing that a person or a provider did, counts each call once, and shows"
+        " small samples as small.",
+        ("docs/summaries.md#Scorecard",),
+        (
+            *_held(
+                "summary/scorecard",
+                "what_says_nothing_about_a_change_counts_neither_for_nor_against_it",
+                "a_call_is_paid_by_the_model_that_answered_it_and_an_audit_by_the_model_it_judged",
+                "an_unknown_price_is_counted_and_never_nothing",
+                "a_small_sample_is_seen_to_be_small",
+            ),
+            *_held("runs/track_record", "all_tokens_of_all_attempts_are_counted_once", "rehearsals_are_in_neither"),
+            *_held("mcp_server/scorecard", "rates_come_with_counts_and_their_range"),
+        ),
+    ),
+    Promise(
         "What is explained is what happens: every rule with its reason, every cap of the call, and what comes at 80 and"
         " 100 % of each, told by the functions that choose and deny.",
         ("docs/routing.md#Why, and what if",),

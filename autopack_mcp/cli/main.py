@@ -38,6 +38,7 @@ _VERBS: Mapping[str, str] = {
     "orders": "orders",
     "usage": "usage",
     "models": "reading",
+    "scorecard": "scorecard",
     "config": "configuring",
 }
 

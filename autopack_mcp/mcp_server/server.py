@@ -23,6 +23,7 @@ from autopack_mcp.mcp_server.overrides import OverrideTools
 from autopack_mcp.mcp_server.refusals import did_you_mean
 from autopack_mcp.mcp_server.resources import add_resources
 from autopack_mcp.mcp_server.runs import RunTools
+from autopack_mcp.mcp_server.scorecard import ScorecardTools
 from autopack_mcp.mcp_server.tool import StrictTool
 from autopack_mcp.mcp_server.usage import UsageTools
 from autopack_mcp.text_safety import visible
@@ -84,7 +85,12 @@ def create_mcp_server(
 
 def reading_tools(summaries: Summaries) -> list[StrictTool]:
     """The tools that change nothing, in the order they are listed."""
-    return [*RunTools(summaries).tools(), *UsageTools(summaries).tools(), *ModelTools(summaries).tools()]
+    return [
+        *RunTools(summaries).tools(),
+        *UsageTools(summaries).tools(),
+        *ModelTools(summaries).tools(),
+        *ScorecardTools(summaries).tools(),
+    ]
 
 
 def acting_tools(summaries: Summaries, control: Control) -> list[StrictTool]:

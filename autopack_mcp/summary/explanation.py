@@ -39,7 +39,7 @@ _ALL = Decimal(1)
 
 
 @dataclass(frozen=True, slots=True)
-class OrderView:
+class WaitingOrder:
     """A standing order that would stop the run, and how much of what it waits for is reached, in percent."""
 
     order_id: int
@@ -84,7 +84,7 @@ class ModelExplanation:
     choices: tuple[Choice, ...]
     standing: StandingView | None = None
     caps: tuple[CapView, ...] = ()
-    orders: tuple[OrderView, ...] = ()
+    orders: tuple[WaitingOrder, ...] = ()
     least_tokens: int | None = None
     what_ifs: tuple[WhatIf, ...] = ()
     when_denied: str | None = None
@@ -159,10 +159,10 @@ def _wanted(snapshot: RoutingSnapshot, row: ModelRow) -> tuple[str, str]:
     return found.name, found.provider
 
 
-def _order(one: OrderStanding) -> OrderView:
+def _order(one: OrderStanding) -> WaitingOrder:
     order = one.found.order
     reached = [percent_of(measure.used, measure.allowance) or 0.0 for measure in measures(one.found.cap, one.use)]
-    return OrderView(order.order_id, order.action, visible(in_words(order), REASON_LIMIT), max(reached, default=0.0))
+    return WaitingOrder(order.order_id, order.action, visible(in_words(order), REASON_LIMIT), max(reached, default=0.0))
 
 
 def _when_denied(role: str) -> str:

@@ -6,7 +6,7 @@ list of query functions. It writes nothing and words nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from autopack_mcp.summary.models import ModelMapping
     from autopack_mcp.summary.outlook import RoutingSources
     from autopack_mcp.summary.run_usage import RunUsage
+    from autopack_mcp.summary.scorecard import ModelScorecard, ScorecardWish
     from autopack_mcp.summary.usage import UsageSummary
+    from autopack_mcp.usage.export import Export
     from autopack_mcp.usage.prices import UnitPrices
     from autopack_mcp.usage.spans import Moment
 
@@ -92,9 +94,17 @@ class Summaries:
         """The standing orders in force, or the newest of all there ever were."""
         return await self._database.read(order_views, with_withdrawn=with_withdrawn)
 
+    async def scorecard(self, wish: ScorecardWish) -> ModelScorecard:
+        """How each model did on the person's own work. Raises RequestRefused."""
+        return await self._database.read(self._scorecard, wish)
+
     async def context_block(self, run_id: str) -> str:
         """The run as Markdown to paste. Raises RunNotFound."""
         return context_block(await self.run(run_id))
+
+    async def check_run(self, run_id: str) -> None:
+        """See that there is such a run, or a call of it. Raises RunNotFound."""
+        await self._database.read(self._check_run, run_id)
 
     # ── for the command line ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -120,6 +130,16 @@ class Summaries:
         """See ``run_usage``."""
         return self._database.read_now(self._run_usage, run_id)
 
+    def check_run_now(self, run_id: str) -> None:
+        """See ``check_run``."""
+        self._database.read_now(self._check_run, run_id)
+
+    def export_now(self, export: Export) -> Iterator[str]:
+        """The ledger's rows as text, in pieces that are read while they are taken; close it to stop before the end."""
+        from autopack_mcp.usage.export import exported  # Lazy, as said above.
+
+        return self._database.stream_now(exported, export)
+
     def models_now(
         self, run_id: str | None = None, category: str | None = None, complexity: str | None = None
     ) -> ModelMapping:
@@ -133,6 +153,10 @@ class Summaries:
     def orders_now(self, *, with_withdrawn: bool = False) -> tuple[OrderView, ...]:
         """See ``orders``."""
         return self._database.read_now(order_views, with_withdrawn=with_withdrawn)
+
+    def scorecard_now(self, wish: ScorecardWish) -> ModelScorecard:
+        """See ``scorecard``."""
+        return self._database.read_now(self._scorecard, wish)
 
     def context_block_now(self, run_id: str) -> str:
         """See ``context_block``."""
@@ -156,6 +180,11 @@ class Summaries:
 
         return usage_summary(connection, self._settings(), self._clock.now(), period, offset, from_=from_, to=to)
 
+    def _check_run(self, connection: Connection, run_id: str) -> None:
+        from autopack_mcp.summary.run_usage import check_run  # Lazy, as said above.
+
+        check_run(connection, run_id)
+
     def _run_usage(self, connection: Connection, run_id: str) -> RunUsage:
         from autopack_mcp.summary.run_usage import run_usage  # Lazy, as said above.
 
@@ -176,6 +205,11 @@ class Summaries:
 
         sources = self._sources(connection)
         return explain_model(connection, sources, self._clock.now(), role, category, complexity, run_id)
+
+    def _scorecard(self, connection: Connection, wish: ScorecardWish) -> ModelScorecard:
+        from autopack_mcp.summary.scorecard import model_scorecard  # Lazy, as said above.
+
+        return model_scorecard(connection, self._clock.now(), wish)
 
     def _sources(self, connection: Connection) -> RoutingSources:
         from autopack_mcp.summary.outlook import RoutingSources  # Lazy, as said above.

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 SNAPS = Path(__file__).parents[1] / "toolsnaps"
 REWRITE = "UPDATE_TOOLSNAPS"  # Set it to rewrite the snapshots from what is listed now; then read the diff.
-READING_NAMES = ["get_run_status", "list_runs", "usage_summary", "explain_model"]
+READING_NAMES = ["get_run_status", "list_runs", "usage_summary", "explain_model", "model_scorecard"]
 # Of JSON in English words. Three public tokenizers (o200k, cl100k, r50k) count one token to 4.2 to 4.6 characters of
 # our tools; a margin of a quarter is left for those that cut finer.
 CHARACTERS_PER_TOKEN = 3.5
@@ -36,7 +36,9 @@ async def listed(connect: Connect, server: MCPServer) -> list[dict[str, Any]]:
 async def test_reading_tools_are_listed_first(connect: Connect, server: MCPServer) -> None:
     tools = await listed(connect, server)
     assert [tool["name"] for tool in tools] == [*READING_NAMES, *ACTING_NAMES]
-    assert [tool["annotations"]["readOnlyHint"] for tool in tools] == [True] * 4 + [False] * len(ACTING_NAMES)
+    assert [tool["annotations"]["readOnlyHint"] for tool in tools] == [True] * len(READING_NAMES) + [False] * len(
+        ACTING_NAMES
+    )
 
 
 @pytest.mark.parametrize("name", [*READING_NAMES, *ACTING_NAMES])
