@@ -639,6 +639,42 @@ PROCESSES = (
 
 BAD_INPUT = (
     Promise(
+        "A call whose usage is missing, empty, no number or impossible is booked with its whole reservation, never dropped.",
+        ("docs/accounting.md#Reading usage",),
+        (
+            *_held(
+                "calls_usage",
+                "a_call_whose_usage_cannot_be_read_is_booked_with_its_reservation",
+                "a_part_above_its_whole_makes_the_whole_unknown",
+                "an_answer_that_only_told_its_beginning_shows_that_and_weighs_its_reservation",
+                "no_text_of_a_provider_keeps_a_call_from_being_booked",
+            ),
+            *_held("usage/reading", "unusable_usage_is_unknown_and_never_guessed"),
+            *_held(
+                "usage/event",
+                "a_negative_count_cannot_be_built",
+                "reasoning_cannot_exceed_the_output_it_is_a_part_of",
+            ),
+        ),
+    ),
+    Promise(
+        "A dearer tier than was reserved for is booked as it is, and the cap that it passes is a breach.",
+        ("docs/accounting.md#Prices",),
+        _held("calls_usage", "a_dearer_tier_than_was_asked_for_is_booked_as_it_is_and_breaks_the_cap"),
+    ),
+    Promise(
+        "A settle for an unknown call, and a clock that goes back, leave a ledger that adds up.",
+        ("docs/accounting.md#A cap that holds",),
+        (
+            *_held("budgets/ledger", "a_call_that_was_never_reserved_cannot_be_settled_or_released"),
+            *_held(
+                "budgets/clock_set_back",
+                "a_call_that_ends_before_it_began_counts_where_it_was_reserved",
+                "no_lease_ends_while_the_clock_is_back_and_each_ends_once_afterwards",
+            ),
+        ),
+    ),
+    Promise(
         "Without a key that the plan needs nothing starts; the variable is named, and where to put it.",
         ("README.md#Install and start a run", "docs/connect.md#Keys"),
         (
@@ -894,4 +930,16 @@ ORDERS = (
     ),
 )
 
-PROMISES = (*LIBRARY, *CONFIG, *CHOOSING, *CAPS, *ORDERS, *LEDGER, *RUNS, *PROCESSES, *BAD_INPUT, *DATABASES, *FIRST_STEPS)
+PROMISES = (
+    *LIBRARY,
+    *CONFIG,
+    *CHOOSING,
+    *CAPS,
+    *ORDERS,
+    *LEDGER,
+    *RUNS,
+    *PROCESSES,
+    *BAD_INPUT,
+    *DATABASES,
+    *FIRST_STEPS,
+)

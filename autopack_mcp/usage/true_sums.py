@@ -121,8 +121,9 @@ def within(
 
 def start_of(column: ColumnElement[datetime], span_us: int) -> ColumnElement[datetime]:
     """The start of the hour or day (UTC) that holds a time."""
-    us = type_coerce(column, BigInteger)
-    return type_coerce(us - us % literal_column(str(span_us), BigInteger), UtcTime())
+    us, span = type_coerce(column, BigInteger), literal_column(str(span_us), BigInteger)
+    # Twice, because SQL's remainder of a time before 1970 is negative.
+    return type_coerce(us - (us % span + span) % span, UtcTime())
 
 
 def total(measure: ColumnElement[int]) -> ColumnElement[int]:
