@@ -639,7 +639,7 @@ PROCESSES = (
 
 BAD_INPUT = (
     Promise(
-        "A call whose usage is missing, empty, no number or impossible is booked with its whole reservation, never dropped.",
+        "A call whose usage is missing, no number or impossible is booked with its whole reservation, never dropped.",
         ("docs/accounting.md#Reading usage",),
         (
             *_held(
