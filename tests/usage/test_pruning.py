@@ -210,13 +210,10 @@ def test_a_call_that_was_in_flight_when_its_day_went_is_charged_and_goes_the_nex
 
 
 def test_deleting_farther_back_does_not_forget_how_far_it_went(lively: Database) -> None:
+    longest_ago = NOON - timedelta(days=450)
+    lively.write_now(ledger.reserve, reservation(), held_against(), None, longest_ago)
     pruned(lively)
-    lively.write_now(
-        ledger.book_external,
-        usage_event(status="external", occurred_at=NOON - timedelta(days=450)),
-        held_against(),
-        NOON,
-    )
+    lively.write_now(ledger.expire_overdue, held_against(), longest_ago + timedelta(days=1))
 
     assert pruned(lively, NOON - timedelta(days=420)).events == 1
     assert rows(lively, select(retention.c.pruned_before)) == [(CUTOFF,)]
