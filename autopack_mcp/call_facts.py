@@ -76,7 +76,10 @@ class CallFactsReader:
 
         def read(connection: Connection) -> CallFacts:
             rules = self._run_rules(connection, run_id, self._clock.now(), phase_id, attempt) if run_id else None
-            return CallFacts(self._snapshots.read(connection, rules, settings), rules)
+            if self._changes is None:
+                return CallFacts(self._snapshots.read(connection, rules, settings), rules)
+            ask = self._database.read_kept
+            return CallFacts(self._snapshots.read_on_demand(connection, ask, rules, settings), rules)
 
         key = (run_id, phase_id, attempt) if run_id else None
         found = await self._fresh(self._facts, key, read, settings, self._visible_keys(settings))
@@ -110,7 +113,7 @@ class CallFactsReader:
         found = kept.pop(key, None)
         if found is None or found.version != version or found.settings is not settings or not _is_recent(found, now):
             # On this thread: in WAL mode no writer keeps a reader waiting, and a hop to another thread costs more.
-            found = _Kept(self._database.read_now(read), settings, version, now)
+            found = _Kept(self._database.read_kept(read), settings, version, now)
         if len(kept) >= KEPT_LIMIT:
             del kept[next(iter(kept))]  # The one not asked for longest.
         kept[key] = found

@@ -288,18 +288,17 @@ class CallDoor:
         return self._price_book().upper_bound_nano(provider, model, 0, promise.bound_output, at)
 
     async def _promised(self, asking: _Asking, promise: Reservation, *, will_wait: bool) -> datetime | Denial:
-        writing = asyncio.ensure_future(self._ledger.reserve(promise, asking.ask.fence, will_wait=will_wait))
         try:
-            return await asyncio.shield(writing)
+            return await self._ledger.reserve(promise, asking.ask.fence, will_wait=will_wait)
         except asyncio.CancelledError:
             # Cancelled while the writer had it: nothing was sent, so nothing may stay promised (contract 30).
-            await _finished(self._released(writing, promise.call_id))
+            await _finished(self._released(promise.call_id))
             raise
 
-    async def _released(self, writing: Awaitable[datetime | Denial], call_id: str) -> None:
-        with suppress(AutopackError):  # Then nothing was promised, and nobody is left to be told why.
-            if isinstance(await writing, datetime):
-                await self._ledger.release(call_id)
+    async def _released(self, call_id: str) -> None:
+        # The writer takes its operations in order: what was to be promised is, or is not, when it comes to this.
+        with suppress(AutopackError):  # Then nothing was, and nobody is left to be told why.
+            await self._ledger.release(call_id)
 
     def _promise(self, asking: _Asking, model: ModelSettings, purpose: Purpose) -> Reservation:
         ask, bounds, now = asking.ask, asking.bounds(model), self._clock.now()

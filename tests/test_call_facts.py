@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Connection
 
+from autopack_mcp.budgets.standings import provider_standings
 from autopack_mcp.call_facts import KEPT_FOR, KEPT_LIMIT, CallFactsReader
 from autopack_mcp.clock import ManualClock
 from autopack_mcp.config.settings import FallbackStrategy, ProviderSettings, RoleModels, Settings
@@ -16,14 +17,14 @@ from autopack_mcp.database.engine import Database
 from autopack_mcp.notes import add_note, withdraw_note
 from autopack_mcp.routing.model_router import RouteDecision, RoutingSnapshot, choose
 from autopack_mcp.routing.overrides import add_override, withdraw_overrides
-from autopack_mcp.routing.snapshot import RunRules, SnapshotReader
+from autopack_mcp.routing.snapshot import Asker, RunRules, SnapshotReader, StandingsOnDemand
 from autopack_mcp.runs.rules import run_rules
 from tests.doors import a_map, bound_of, capped, open_scene, question, says, spend
 from tests.factories import NOON, insert_run, settings
 from tests.routing.snapshots import override
 
 pytestmark = pytest.mark.anyio
-on_sqlite = pytest.mark.usefixtures("sqlite_alone")
+on_sqlite = pytest.mark.parametrize("engine", ["sqlite"])  # Elsewhere it is read for every question.
 
 
 class CountedReader(SnapshotReader):
@@ -36,6 +37,12 @@ class CountedReader(SnapshotReader):
     ) -> RoutingSnapshot:
         self.reads += 1
         return super().read(connection, rules, settings)
+
+    def read_on_demand(
+        self, connection: Connection, ask: Asker, rules: RunRules | None, settings: Settings
+    ) -> RoutingSnapshot:
+        self.reads += 1
+        return super().read_on_demand(connection, ask, rules, settings)
 
 
 class World:
@@ -61,13 +68,6 @@ class World:
     async def decision(self, run_id: str | None = None) -> RouteDecision:
         facts = await self.reader.facts(self.config, run_id, None, None)
         return choose(facts.snapshot, "builder", "ui", "low")
-
-
-@pytest.fixture
-def sqlite_alone(database: Database) -> None:
-    """For what only SQLite can tell: elsewhere it is read for every question."""
-    if not database.is_sqlite:
-        pytest.skip("nothing is kept on this engine")
 
 
 @pytest.fixture
@@ -173,6 +173,37 @@ async def test_a_new_day_is_a_new_window(world: World, database: Database, clock
 
 
 # --- and no more often
+
+
+@on_sqlite
+async def test_an_account_is_added_up_only_when_a_choice_looks_at_it(
+    world: World, database: Database, clock: ManualClock
+) -> None:
+    facts = await world.reader.facts(world.config, None, None, None)
+    standings = facts.snapshot.standings
+    assert isinstance(standings, StandingsOnDemand)
+    assert (list(standings), len(standings), "openai" in standings, "nobody" in standings) == (
+        list(world.config.providers), 2, True, False,
+    )  # fmt: skip
+    assert standings._read == {}
+    choose(facts.snapshot, "builder", "ui", "low")
+    assert list(standings._read) == ["openai"]
+    assert dict(standings) == database.read_now(provider_standings, world.config, clock.now(), world.has_key)
+    with pytest.raises(KeyError):
+        standings["nobody"]
+
+
+@on_sqlite
+async def test_a_rehearsal_looks_at_its_own_shadow_and_needs_no_key(
+    world: World, database: Database, clock: ManualClock
+) -> None:
+    await database.write(insert_run, is_rehearsal=True, model_map=a_map())
+    world.keys.clear()
+    facts = await world.reader.facts(world.config, "R1", "P1", 1)
+    wanted = database.read_now(
+        provider_standings, world.config, clock.now(), lambda account: True, purpose="rehearsal", run_id="R1"
+    )
+    assert dict(facts.snapshot.standings) == wanted
 
 
 @on_sqlite

@@ -179,13 +179,22 @@ def provider_standings(
 ) -> Mapping[str, ProviderStanding]:
     """Every configured provider's standing at a moment; ``purpose="rehearsal"`` reads the run's shadow scopes."""
     return {
-        provider.provider: ProviderStanding(
-            provider.provider,
-            None if has_key(provider) else provider.api_key_env,
-            _provider_caps(connection, settings, CallScope(provider.provider, "", purpose, run_id), at),
-        )
-        for provider in settings.providers.values()
+        name: provider_standing(connection, settings, CallScope(name, "", purpose, run_id), at, has_key)
+        for name in settings.providers
     }
+
+
+def provider_standing(
+    connection: Connection,
+    settings: Settings,
+    call: CallScope,
+    at: datetime,
+    has_key: Callable[[ProviderSettings], bool],
+) -> ProviderStanding:
+    """The standing of one: the provider of ``call``, whose purpose and run say which counters are read."""
+    provider = settings.providers[call.provider]
+    missing = None if has_key(provider) else provider.api_key_env
+    return ProviderStanding(provider.provider, missing, _provider_caps(connection, settings, call, at))
 
 
 def _provider_caps(

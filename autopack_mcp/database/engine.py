@@ -42,6 +42,7 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._busy_timeout_s = busy_timeout_s
         self._reader = self._engine(writes=False)
+        self._kept: Connection | None = None
         self._async_reader: AsyncEngine | None = None
         self._writer = Writer(self._engine(writes=True), translate=partial(translated, waited_s=busy_timeout_s))
 
@@ -72,17 +73,39 @@ class Database:
             lambda connection: operation(connection, *args, **kwargs), takes_part=does_take_part(operation)
         ).result()
 
+    def read_kept(self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """``read_now`` on a connection that is kept, for one thread that asks again and again, such as an event loop's.
+
+        Only for SQLite, whose readers wait for nobody, and for questions that a few rows answer.
+        """
+        with self._translation():
+            if self._kept is None:
+                self._kept = self._reader.connect()
+            try:
+                with self._kept.begin():
+                    return query(self._kept, *args, **kwargs)
+            except DBAPIError:
+                self._drop_kept()  # What failed once is not asked again.
+                raise
+
     async def close(self) -> None:
         """Finish what is queued and give every connection back."""
         await asyncio.to_thread(self._writer.close)
         if self._async_reader is not None:
             await self._async_reader.dispose()
+        self._drop_kept()
         self._reader.dispose()
 
     def close_now(self) -> None:
         """``close`` for callers that never called ``read``."""
         self._writer.close()
+        self._drop_kept()
         self._reader.dispose()
+
+    def _drop_kept(self) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.close()
 
     @property
     def known_fault(self) -> str | None:

@@ -13,8 +13,10 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, insert, or_, select, update
 
+from autopack_mcp.clock import from_us, to_us
+from autopack_mcp.database.bare import BareStatement
 from autopack_mcp.database.tables import overrides
 from autopack_mcp.errors import OverrideRefused
 
@@ -134,16 +136,33 @@ def _misshapen(found: object) -> OverrideRefused:
 
 def overrides_in_force(connection: Connection, run_id: str | None, at: datetime) -> tuple[Override, ...]:
     """The overrides of one run that stood at a moment, or the global ones for None; oldest first."""
-    in_scope = overrides.c.scope == "global" if run_id is None else overrides.c.run_id == run_id
-    found = select(overrides).where(in_scope, _is_standing(at)).order_by(overrides.c.override_id)
-    fields = Override.__dataclass_fields__
-    return tuple(Override(**{name: row[name] for name in fields}) for row in connection.execute(found).mappings())
+    if run_id is None:
+        rows = _OF_ALL.rows(connection, {"at_us": to_us(at)})
+    else:
+        rows = _OF_RUN.rows(connection, {"at_us": to_us(at), "wanted_run": run_id})
+    return tuple(map(_from_driver, rows))
 
 
-def _is_standing(at: datetime) -> ColumnElement[bool]:
+def _is_standing(at: ColumnElement[Any] | datetime) -> ColumnElement[bool]:
     unexpired = or_(overrides.c.expires_at.is_(None), overrides.c.expires_at > at)
     not_withdrawn = or_(overrides.c.withdrawn_at.is_(None), overrides.c.withdrawn_at > at)
     return and_(overrides.c.created_at <= at, not_withdrawn, unexpired)
+
+
+def _in_force(in_scope: ColumnElement[bool]) -> Select[Any]:
+    fields = (overrides.c[name] for name in Override.__dataclass_fields__)
+    return select(*fields).where(in_scope, _is_standing(bindparam("at_us"))).order_by(overrides.c.override_id)
+
+
+# Bare: every call asks what was chosen for it.
+_OF_ALL = BareStatement(lambda _: _in_force(overrides.c.scope == "global"))
+_OF_RUN = BareStatement(lambda _: _in_force(overrides.c.run_id == bindparam("wanted_run")))
+
+
+def _from_driver(row: tuple[Any, ...]) -> Override:
+    facts = dict(zip(Override.__dataclass_fields__, row, strict=True))
+    times = {name: None if facts[name] is None else from_us(facts[name]) for name in ("created_at", "expires_at")}
+    return Override(**{**facts, **times})
 
 
 def add_override(connection: Connection, override: Override, client: str) -> int:

@@ -7,22 +7,25 @@ would be used. It chooses nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from threading import Lock
+from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection
 
-from autopack_mcp.budgets.caps import RunCaps
-from autopack_mcp.budgets.standings import provider_standings
+from autopack_mcp.budgets.caps import CallScope, RunCaps
+from autopack_mcp.budgets.standings import ProviderStanding, provider_standing, provider_standings
 from autopack_mcp.clock import Clock
 from autopack_mcp.config.settings import ProviderSettings, Settings
 from autopack_mcp.routing.model_map import ModelMap, current_model_map
 from autopack_mcp.routing.model_router import RoutingSnapshot
 from autopack_mcp.routing.overrides import Override, overrides_in_force
 from autopack_mcp.usage.prices import UnitPrices
+
+T = TypeVar("T")
 
 TRUSTED_S = 0.001  # Without a look at the database: hundreds of questions in a hot loop, and shorter than any commit.
 KEPT_S = 1.0  # Even when nothing was written: overrides expire and windows end by the clock alone.
@@ -62,9 +65,70 @@ def read_snapshot(
         purpose="rehearsal" if is_rehearsal else "run",
         run_id=rules.run_id if rules else None,
     )
+    return _snapshot(connection, settings, at, standings, unit_price, rules)
+
+
+def _snapshot(
+    connection: Connection,
+    settings: Settings,
+    at: datetime,
+    standings: Mapping[str, ProviderStanding],
+    unit_price: Callable[[str], UnitPrices | None],
+    rules: RunRules | None,
+) -> RoutingSnapshot:
     model_map = rules.model_map if rules else current_model_map(settings, overrides_in_force(connection, None, at))
     overrides = rules.overrides if rules else ()
     return RoutingSnapshot(at, model_map, settings.models, standings, cache(unit_price), overrides)
+
+
+class Asker(Protocol):
+    """Answers a question about the database at once, as ``Database.read_kept`` does."""
+
+    def __call__(self, query: Callable[[Connection], T], /) -> T:
+        """What ``query`` answers."""
+        ...
+
+
+class StandingsOnDemand(Mapping[str, ProviderStanding]):
+    """Every configured provider's standing, each read when a choice first comes to it.
+
+    Most choices look at one account, and an account that no call has touched yet has to be added up.
+    """
+
+    def __init__(
+        self,
+        ask: Asker,
+        settings: Settings,
+        at: datetime,
+        has_key: Callable[[ProviderSettings], bool],
+        rules: RunRules | None,
+    ) -> None:
+        self._ask = ask
+        self._settings = settings
+        self._at = at
+        self._is_rehearsal = rules is not None and rules.is_rehearsal
+        self._has_key = (lambda provider: True) if self._is_rehearsal else has_key
+        self._run_id = rules.run_id if rules else None
+        self._read: dict[str, ProviderStanding] = {}
+
+    def __getitem__(self, provider: str) -> ProviderStanding:
+        if provider not in self._read:
+            if provider not in self._settings.providers:
+                raise KeyError(provider)
+            call = CallScope(provider, "", "rehearsal" if self._is_rehearsal else "run", self._run_id)
+            self._read[provider] = self._ask(
+                lambda connection: provider_standing(connection, self._settings, call, self._at, self._has_key)
+            )
+        return self._read[provider]
+
+    def __contains__(self, provider: object) -> bool:
+        return provider in self._settings.providers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._settings.providers)
+
+    def __len__(self) -> int:
+        return len(self._settings.providers)
 
 
 class SnapshotReader:
@@ -89,6 +153,14 @@ class SnapshotReader:
         """A snapshot of this moment under the settings in force, or under ``settings`` that the caller holds on to."""
         settings = settings or self._settings()
         return read_snapshot(connection, settings, self._clock.now(), self._has_key, self.unit_price, rules)
+
+    def read_on_demand(
+        self, connection: Connection, ask: Asker, rules: RunRules | None, settings: Settings
+    ) -> RoutingSnapshot:
+        """The same, but an account's standing is asked for when a choice first looks at it."""
+        at = self._clock.now()
+        standings = StandingsOnDemand(ask, settings, at, self._has_key, rules)
+        return _snapshot(connection, settings, at, standings, self.unit_price, rules)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,40 @@ async def test_a_reader_sees_what_was_committed_before_it_asked(database: Databa
         assert await database.read(event_count) == 2
 
 
+@on_sqlite
+def test_a_kept_connection_sees_the_last_commit_each_time_and_cannot_write(database: Database) -> None:
+    seen = [database.read_kept(event_count)]
+    for why in ("one", "two"):
+        database.write_now(note_event, why)
+        seen.append(database.read_kept(event_count))
+    assert seen == [0, 1, 2]
+    with pytest.raises(DatabaseError, match="read-only"):
+        database.read_kept(note_event, "three")
+    assert database.read_kept(event_count) == 2
+
+
+@on_sqlite
+def test_a_kept_connection_that_fails_is_opened_anew(database: Database) -> None:
+    held: list[Connection] = []
+    database.read_kept(held.append)
+    with pytest.raises(DatabaseError):
+        database.read_kept(lambda connection: connection.exec_driver_sql("SELECT nonsense"))
+    assert held[0].closed
+    assert database.read_kept(event_count) == 0
+
+
+@on_sqlite
+def test_a_kept_connection_is_in_no_transaction_between_two_questions(database: Database) -> None:
+    """Else the log could never be folded into the file while it is open."""
+    database.read_kept(event_count)
+    database.write_now(note_event, "one")
+    assert database.url.database is not None
+    other = sqlite3.connect(database.url.database)
+    busy, *_ = other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    other.close()
+    assert busy == 0
+
+
 def test_a_reader_sees_one_moment_while_others_write(database: Database) -> None:
     def count_twice(connection: Connection) -> tuple[int, int]:
         before = event_count(connection)
