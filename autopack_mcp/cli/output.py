@@ -36,7 +36,7 @@ def print_runs(found: RunList) -> None:
             run.state + (" (needs you)" if run.needs_you else ""),
             f"{run.percent_complete:g} %",
             tokens_text(run.tokens_used),
-            usd_text(run.cost_usd),
+            usd_text(run.cost_usd, run.unpriced_calls),
             run.plan_name + (" [rehearsal]" if run.is_rehearsal else ""),
         )
         for run in found.runs

@@ -249,5 +249,5 @@ def _run_line(run: RunLine) -> Answer:
         "tokens_used": run.tokens_used,
         "cost_usd": plain(run.cost_usd),
         "created_at": plain(run.created_at),
-        **known(needs_you=run.needs_you, is_rehearsal=run.is_rehearsal),
+        **known(needs_you=run.needs_you, is_rehearsal=run.is_rehearsal, unpriced_calls=run.unpriced_calls),
     }

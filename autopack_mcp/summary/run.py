@@ -82,7 +82,8 @@ class NoteView:
 class PhaseView:
     """One phase. ``attempt`` is 0 before the first try; models are those its newest attempt has asked.
 
-    ``tokens_used`` is what counts against caps (see RunSummary); ``cost_usd`` is None when nothing of it has a price.
+    ``tokens_used`` is what counts against caps (see RunSummary); ``cost_usd`` is None when nothing of it has a price,
+    and without the ``unpriced_calls`` otherwise.
     """
 
     phase_id: str
@@ -104,6 +105,7 @@ class PhaseView:
     cost_usd: Decimal | None
     started_at: datetime | None
     finished_at: datetime | None
+    unpriced_calls: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +197,7 @@ class RunLine:
     created_at: datetime
     tokens_used: int
     cost_usd: Decimal | None
+    unpriced_calls: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +330,7 @@ def _phase_view(phase: PhaseRecord, models: AttemptModels, spent: Spent) -> Phas
         auditor_model=models.auditor,
         tokens_used=spent.charged_tokens,
         cost_usd=spent.cost_usd,
+        unpriced_calls=spent.unpriced_calls,
         started_at=phase.started_at,
         finished_at=phase.finished_at,
     )

@@ -92,6 +92,7 @@ def _run_lines(connection: Connection, runs: Sequence[RunRecord], now: datetime)
             created_at=run.created_at,
             tokens_used=spent.get(run.run_id, _NOTHING).charged_tokens,
             cost_usd=spent.get(run.run_id, _NOTHING).cost_usd,
+            unpriced_calls=spent.get(run.run_id, _NOTHING).unpriced_calls,
         )
         for run in runs
     )

@@ -15,8 +15,8 @@ from autopack_mcp.budgets import ledger
 from autopack_mcp.cli.main import cli, main
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.migrate import open_database
-from autopack_mcp.database.tables import usage_days, usage_events
-from tests.factories import held_against, reservation, token_counts, truth_of, usage_event
+from autopack_mcp.database.tables import usage_days, usage_events, usage_phases
+from tests.factories import held_against, insert_run, reservation, token_counts, truth_of, usage_event
 
 NOW = datetime.now(UTC)  # The verbs ask the machine's clock.
 
@@ -186,6 +186,13 @@ def test_a_stretch_is_priced_alone_and_what_went_by_age_is_said(spent: Database)
 
 def test_a_stretch_that_is_none_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no beginning" in refused(capsys, "reprice", "--to", "2026-01-01")
+
+
+def test_a_list_of_runs_says_that_calls_had_no_price(spent: Database) -> None:
+    spent.write_now(insert_run)
+    changed(spent, update(usage_phases).values(unpriced_calls=1, calls=2))
+
+    assert "$2.00 + 1 unpriced call\t" in CliRunner().invoke(cli, ["runs"], catch_exceptions=False).output
 
 
 def test_every_verb_explains_itself(home: Path) -> None:

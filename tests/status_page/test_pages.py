@@ -67,6 +67,15 @@ def test_one_run_is_shown_as_the_database_has_it(page: Page) -> None:
         assert said in words
 
 
+def test_calls_without_a_price_are_said_of_a_run_in_the_list_and_of_its_phase(page: Page) -> None:
+    page.database.write_now(busy_run)
+    page.database.write_now(book_external, usage_event(cost_nano=None), held_against(), NOON)
+
+    # On top, in the list, and of the week.
+    assert page.text("/").count("$0.42 + 1 unpriced call") == 3
+    assert page.text("/runs/R1").count("$0.42 + 1 unpriced call") >= 2
+
+
 def test_the_list_shows_the_unfinished_above_all_runs(page: Page) -> None:
     page.database.write_now(a_run, "R1", created_at=NOON - timedelta(days=9))
     page.database.write_now(a_run, "R2", state="succeeded", finished_at=NOON)

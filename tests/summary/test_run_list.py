@@ -77,6 +77,7 @@ def test_a_line_agrees_with_the_summary_of_its_run(database: Database) -> None:
     (line,) = database.read_now(list_runs, NOON, 3, None).runs
     whole = database.read_now(run_summary, "R1", NOON)
     assert (line.percent_complete, line.tokens_used, line.cost_usd) == (66.7, 200, Decimal("0.0005"))
+    assert line.unpriced_calls == 1
     assert (line.percent_complete, line.tokens_used, line.cost_usd, line.needs_you) == (
         whole.percent_complete, whole.tokens_used, whole.cost_usd, whole.needs_you is not None,
     )  # fmt: skip
