@@ -86,15 +86,26 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def database_url(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of a database of this test's own with the current schema and no rows."""
-    if engine == "sqlite":
-        yield f"sqlite:///{shutil.copy(request.getfixturevalue('empty_database_file'), tmp_path / 'autopack.db')}"
-        return
-    template: str = request.getfixturevalue("empty_postgres")
-    server: PostgresServer = request.getfixturevalue("postgres")
-    with server.lent(template) as name:
-        yield server.url(name)
+def postgres_url(postgres: PostgresServer, empty_postgres: str) -> Iterator[str]:
+    """The address of a PostgreSQL database of this test's own, with the current schema and no rows."""
+    with postgres.lent(empty_postgres) as name:
+        yield postgres.url(name)
+
+
+@pytest.fixture
+def empty_database(engine: str, request: pytest.FixtureRequest) -> Path | str:
+    """What a house begins with (``tests/runs/house.py``): the file it copies, or the address of a database."""
+    wanted = "empty_database_file" if engine == "sqlite" else "postgres_url"
+    found: Path | str = request.getfixturevalue(wanted)
+    return found
+
+
+@pytest.fixture
+def database_url(empty_database: Path | str, tmp_path: Path) -> str:
+    """The address of a database of this test's own, with the current schema and no rows."""
+    if isinstance(empty_database, str):
+        return empty_database
+    return f"sqlite:///{shutil.copy(empty_database, tmp_path / 'autopack.db')}"
 
 
 @pytest.fixture

@@ -311,9 +311,7 @@ def _mine(fence: RunFence) -> Any:
 
 
 def _state_under(connection: Connection, fence: RunFence) -> RunState:
-    state: RunState | None = connection.execute(
-        select(runs.c.state).where(_mine(fence)).with_for_update()
-    ).scalar_one_or_none()
+    state: RunState | None = connection.execute(select(runs.c.state).where(_mine(fence))).scalar_one_or_none()
     if state is None:
         raise LeaseLost(fence.run_id)
     return state

@@ -14,8 +14,8 @@ from tests.runs.house import open_house
 
 
 @pytest.fixture
-async def counter(tmp_path: Path, empty_database_file: Path, clock: ManualClock) -> AsyncIterator[Counter]:
-    async with open_house(tmp_path, empty_database_file, clock=clock) as house:
+async def counter(tmp_path: Path, empty_database: Path | str, clock: ManualClock) -> AsyncIterator[Counter]:
+    async with open_house(tmp_path, empty_database, clock=clock) as house:
         yield Counter(house, clock)
 
 

@@ -153,15 +153,21 @@ class House:
 @asynccontextmanager
 async def open_house(
     folder: Path,
-    empty_database_file: Path,
+    empty_database: Path | str,
     models_yaml: str | None = None,
     environ: Mapping[str, str] | None = None,
     clock: Clock | None = None,
 ) -> AsyncIterator[House]:
-    """A house in a folder of its own; its database starts as a copy of an empty one, its config is the default."""
+    """A house in a folder of its own, whose config is the default.
+
+    Its database is a copy of an empty file, or the empty one that an address names.
+    """
     home = folder / "home"
     home.mkdir()
-    shutil.copy(empty_database_file, home / "autopack.db")
+    if isinstance(empty_database, str):
+        environ = {"AUTOPACK_DATABASE_URL": empty_database, **(environ or {})}
+    else:
+        shutil.copy(empty_database, home / "autopack.db")
     if models_yaml is not None:
         (home / "models.yaml").write_text(models_yaml, encoding="utf-8")
     async with reopen_house(folder, environ, clock) as house:

@@ -57,8 +57,8 @@ LIMIT_S = 10
 
 
 @pytest.fixture
-async def house(tmp_path: Path, empty_database_file: Path) -> AsyncIterator[House]:
-    async with open_house(tmp_path, empty_database_file) as opened:
+async def house(tmp_path: Path, empty_database: Path | str) -> AsyncIterator[House]:
+    async with open_house(tmp_path, empty_database) as opened:
         yield opened
 
 

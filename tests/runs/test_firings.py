@@ -153,8 +153,8 @@ def test_a_run_that_somebody_has_in_hand_is_left_to_its_owner(database: Database
 
 
 @pytest.fixture
-async def house(tmp_path: Path, empty_database_file: Path) -> AsyncIterator[House]:
-    async with open_house(tmp_path, empty_database_file) as opened:
+async def house(tmp_path: Path, empty_database: Path | str) -> AsyncIterator[House]:
+    async with open_house(tmp_path, empty_database) as opened:
         yield opened
 
 

@@ -24,8 +24,8 @@ ONE_PHASE = 18_500
 
 
 @pytest.fixture
-async def house(tmp_path: Path, empty_database_file: Path) -> AsyncIterator[House]:
-    async with open_house(tmp_path, empty_database_file) as opened:
+async def house(tmp_path: Path, empty_database: Path | str) -> AsyncIterator[House]:
+    async with open_house(tmp_path, empty_database) as opened:
         yield opened
 
 
@@ -166,10 +166,10 @@ MODELS = "complexity_models:\n" + "".join(
     ],
 )  # fmt: skip
 async def test_a_run_that_a_cap_of_models_yaml_stopped_stays_stopped_until_that_one_is_raised(
-    tmp_path: Path, empty_database_file: Path, repository: Path, capped: str, label: str
+    tmp_path: Path, empty_database: Path | str, repository: Path, capped: str, label: str
 ) -> None:
     few, enough = (capped.replace("N", str(tokens)) + MODELS for tokens in (100, ENOUGH))
-    async with open_house(tmp_path, empty_database_file, few) as house, house.supervising():
+    async with open_house(tmp_path, empty_database, few) as house, house.supervising():
         stopped = await house.stopped(await house.start(a_plan(repository, token_cap=ENOUGH)))
         answer = await house.control.raise_cap(stopped.run_id, CapWish(tokens=2 * ENOUGH), ANN)
         still = await house.run(stopped.run_id)
@@ -188,7 +188,7 @@ async def test_a_run_that_a_cap_of_models_yaml_stopped_stays_stopped_until_that_
 async def test_a_cap_is_raised_by_the_next_supervisor_when_none_was_there(house: House, repository: Path) -> None:
     async with house.supervising():
         stopped = await house.stopped(await house.start(a_plan(repository, token_cap=ONE_PHASE)))
-    written = await house.autopack.database.write(
+    await house.autopack.database.write(
         lambda connection: connection.execute(
             requests.insert().values(
                 request_id="q-1", run_id=stopped.run_id, action="raise_cap", author="bob", client="chat",
@@ -200,4 +200,4 @@ async def test_a_cap_is_raised_by_the_next_supervisor_when_none_was_there(house:
     async with house.supervising():
         run = await house.until(stopped.run_id, lambda run: run.state == "succeeded")
 
-    assert (written, run.token_cap) == (1, ENOUGH)
+    assert run.token_cap == ENOUGH
