@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from autopack_mcp.cli.ledger import check, prune, rebuild, reprice
 from autopack_mcp.cli.opening import opened
 from autopack_mcp.cli.output import print_json
 from autopack_mcp.cli.reading import as_json
@@ -38,3 +39,9 @@ def usage(
         else:
             found = autopack.summaries.usage_now(period, offset, from_=from_, to=to)
             print_json(found) if as_json else print_usage(found)
+
+
+usage.add_command(check)
+usage.add_command(rebuild)
+usage.add_command(prune)
+usage.add_command(reprice)
