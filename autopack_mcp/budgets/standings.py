@@ -74,6 +74,11 @@ class CapStanding:
         measured = ((self.used_tokens, self.cap.allowance_tokens), (self.used_nano, self.cap.allowance_nano))
         return any(allowance is not None and used >= allowance for used, allowance in measured)
 
+    @property
+    def used_up(self) -> str:
+        """In words: "openai's cap of the week is used up (100%)"."""
+        return f"{self.cap.label} is used up ({self.used_fraction:.0%})"
+
     def filled_to(self, share: Decimal) -> CapStanding:
         """The same cap if exactly this share of it were spent, in tokens and in dollars: 1 is all of it."""
         tokens, nano = (ceil(share * (size or 0)) for size in (self.cap.allowance_tokens, self.cap.allowance_nano))
@@ -142,7 +147,12 @@ class CallStandings:
                 denials_of(found.cap, order.use, call) if found.counts_call else denials_at(found.cap, order.use)
             ):
                 return replace(denial, why=f"{named(found.order)}: {denial.why}", order_id=found.order.order_id)
-        return next((denial for one in self.caps for denial in denials_of(one.cap, one.use, call)), None)
+        return next((_shortly(one, denial) for one in self.caps for denial in denials_of(one.cap, one.use, call)), None)
+
+
+def _shortly(cap: CapStanding, denial: Denial) -> Denial:
+    """The same denial; where nothing is left at all, how much the call would need does not matter."""
+    return replace(denial, why=cap.used_up) if cap.is_exhausted and not denial.is_unpriced else denial
 
 
 def call_standings(connection: Connection, settings: Settings, call: CallScope, at: datetime) -> CallStandings:

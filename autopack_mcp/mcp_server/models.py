@@ -96,7 +96,7 @@ def _answer(found: ModelExplanation, room: Room) -> Answer:
             what_if=[_what_if(one, room) for one in found.what_ifs[: room.rows]],
             when_denied=found.when_denied,
             chain=[
-                {"model": short(one.model, NAME_BYTES), "not_because": short(one.objection or "", room.words) or None}
+                {"model": short(one.model, NAME_BYTES), "objection": short(one.objection or "", room.words) or None}
                 for one in found.chain[: room.rows]
             ],
             chain_note=short(found.chain_note or "", room.words),

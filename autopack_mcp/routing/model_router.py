@@ -205,8 +205,7 @@ def _soft_reason(soft: CapStanding) -> str:
 def _block(standing: ProviderStanding) -> str | None:
     if standing.missing_key_variable is not None:
         return f"no API key: {standing.missing_key_variable} is not set"
-    exhausted = standing.exhausted_cap
-    return f"{exhausted.cap.label} is used up ({exhausted.used_fraction:.0%})" if exhausted else None
+    return standing.exhausted_cap.used_up if standing.exhausted_cap is not None else None
 
 
 def _state(standing: ProviderStanding) -> str:

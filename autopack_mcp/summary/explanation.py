@@ -243,7 +243,7 @@ def _happens(outlook: Outlook, question: Question, outcome: Outcome) -> WhatHapp
         return "fails"
     if denial is None or denial.order_id is None:
         return "denied"
-    if denial.unit == "nano_usd" and outlook.least(question, decision.model, in_dollars=True).nano_usd is None:
+    if denial.is_unpriced:
         return "paused"  # Also by an order to cancel: nothing was spent, it only cannot be kept without a price.
     return _BY_ACTION[outlook.order(question, decision.provider, denial.order_id).action]
 

@@ -225,7 +225,7 @@ def _begun(wish: ScorecardWish, now: datetime) -> Begun:
             "The last days and a stretch of time were both asked for.", hint="Ask for days, or for from and to."
         )
     if wish.days is not None:
-        return Begun(now - _last(wish.days), None, wish.category, wish.complexity)
+        return Begun((now - _last(wish.days)).replace(microsecond=0), None, wish.category, wish.complexity)
     if wish.from_ is None and wish.to is None:
         return Begun(None, None, wish.category, wish.complexity)
     span = asked_span(now, from_=wish.from_, to=wish.to)

@@ -146,3 +146,15 @@ def test_phases_with_a_cap_of_their_own_are_known(database: Database) -> None:
     begin(database)
     assert database.read_now(capped_phases, "R1") == {"P1"}
     assert database.read_now(capped_phases, "R2") == frozenset()
+
+
+def test_a_cap_that_is_used_up_says_so_shortly_unless_what_lacks_is_a_price(database: Database) -> None:
+    full = settings(provider_settings(WindowCap("week", None, 500_000)))
+    database.write_now(book_external, usage_event(), held_against(), NOON)
+    found = standings(database, call_scope(run_id=None), full)
+    denial = found.denial(Wanted("", "gpt-big", 1, 1))
+    assert denial is not None
+    assert denial.why == "openai's cap of the week is used up (100%)"
+    unpriced = found.denial(Wanted("", "gpt-big", 1, None))
+    assert unpriced is not None
+    assert "the price of 'gpt-big' is unknown" in unpriced.why

@@ -110,7 +110,7 @@ async def test_explanation_has_rules_caps_ifs_and_the_chain(
         }
         for percent in (80.0, 100.0)
     ]
-    assert answer["chain"] == [{"model": "claude", "not_because": None}]
+    assert answer["chain"] == [{"model": "claude", "objection": None}]
     assert answer["least_tokens"] == 16_000
     assert "budget_paused" in answer["when_denied"]
 
@@ -150,7 +150,7 @@ async def test_without_a_role_a_run_is_answered_phase_by_phase_kind(
     assert [(row["role"], row["model"], row["phases"]) for row in answer["rows"]] == [
         ("builder", "gpt-big", 1), ("auditor", "claude", 1),
     ]  # fmt: skip
-    assert answer["rows"][0]["blocked_by"].startswith("The cap of run R1 is 1 tokens")
+    assert answer["rows"][0]["blocked_by"] is not None
 
 
 async def test_finished_run_asks_nothing(connect: Connect, server: MCPServer, database: Database) -> None:
