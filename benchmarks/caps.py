@@ -44,7 +44,7 @@ from autopack_mcp.database.tables import breaches, reservations, usage_events
 from autopack_mcp.errors import Denial
 from autopack_mcp.usage.event import TokenCounts, UsageEvent
 from benchmarks.machine import machine
-from benchmarks.postgres import postgres_server, why_there_is_none
+from tests.postgres import running_postgres, why_it_cannot_run
 
 PROCESSES = 32
 MEAN_CALL = 1_000  # Tokens; sizes are drawn from a tenth of it to nineteen tenths.
@@ -229,9 +229,9 @@ def measure(*, quick: bool) -> list[dict[str, object]]:
 def _engines(stack: ExitStack, folder: Path) -> Iterator[tuple[str, Callable[[int], str]]]:
     """An engine's name, and how to make an empty database of it."""
     yield "sqlite", lambda number: f"sqlite:///{folder}/{number}.db"
-    if why_there_is_none() is None:
-        server = stack.enter_context(postgres_server(folder / "server"))
-        yield "postgresql", lambda number: server.new_database(f"caps_{number}")
+    if why_it_cannot_run() is None:
+        server = stack.enter_context(running_postgres(is_durable=True))
+        yield "postgresql", lambda _: server.url(server.create())
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.database.migrate import open_database
 from autopack_mcp.database.tables import run_events
 from benchmarks.machine import machine
-from benchmarks.postgres import postgres_server, why_there_is_none
+from tests.postgres import running_postgres, why_it_cannot_run
 
 PAUSE_S = 0.013  # Between two commits; no fraction of the 20 ms at which SQLite is looked at, so all phases occur.
 
@@ -75,10 +75,11 @@ def measured(url: str, commits: int) -> dict[str, object]:
 def databases(stack: ExitStack, folder: Path) -> Iterator[tuple[str, str]]:
     """Every engine that there is here, with the address of a new database."""
     yield "sqlite", f"sqlite:///{folder}/wakes.db"
-    if reason := why_there_is_none():
+    if reason := why_it_cannot_run():
         print(f"PostgreSQL is left out: {reason}", file=sys.stderr)
         return
-    yield "postgresql", stack.enter_context(postgres_server(folder / "server")).new_database("wakes")
+    server = stack.enter_context(running_postgres(is_durable=True))
+    yield "postgresql", server.url(server.create())
 
 
 def main() -> None:

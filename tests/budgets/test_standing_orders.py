@@ -204,7 +204,8 @@ async def test_an_order_denies_until_somebody_has_acted_on_it_and_then_lets_ever
     number = desk.orders()
     outcomes = [await desk.asks(1_001) for _ in range(2)]
     assert [isinstance(outcome, Denial) for outcome in outcomes] == [True, True]
-    assert len(desk.fired(firings_of, [number], 9)) == 1
+    (firing,) = desk.fired(firings_of, [number], 9)
+    assert desk.outbox() == [("order", "R1", firing.why)]
 
     desk.acts()
     await desk.spends(1_001)
