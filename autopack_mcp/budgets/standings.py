@@ -6,7 +6,7 @@ numbers. What a call would be told is asked of the ledger's own comparison (``de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
@@ -155,21 +155,32 @@ def _shortly(cap: CapStanding, denial: Denial) -> Denial:
     return replace(denial, why=cap.used_up) if cap.is_exhausted and not denial.is_unpriced else denial
 
 
-def call_standings(connection: Connection, settings: Settings, call: CallScope, at: datetime) -> CallStandings:
+def call_standings(
+    connection: Connection, settings: Settings, call: CallScope, at: datetime, known: dict[str, ScopeUse] | None = None
+) -> CallStandings:
     """Where a call that is made now stands: its account's windows, its role, all calls, its run, its phase, and orders.
 
     Without a run it is a call of a run that starts now: that has no cap of its own yet, and only orders for every run
-    would stop it. An order that has acted already is not among them.
+    would stop it. An order that has acted already is not among them. ``known`` are counters that were read at the same
+    moment, by scope; what is read now joins them.
     """
+    known = {} if known is None else known
+
+    def use_of(cap: ScopeCap) -> ScopeUse:
+        if cap.scope not in known:
+            known[cap.scope] = scope_use(connection, call, cap, at)
+        return known[cap.scope]
+
     own = caps_of_run(connection, call.run_id, call.phase_id) or RunCaps()
+    ratio = settings.providers[call.provider].soft_limit_ratio
     stops = (
         one
         for one in order_caps(orders_about(connection, call.run_id), settings, call, own, at)
         if one.order.action != "tell" and not has_acted(connection, one, call.run_id or "")
     )
     return CallStandings(
-        _standings_of(connection, settings, call, caps_of_call(settings, call, own, at), at),
-        tuple(OrderStanding(one, scope_use(connection, call, one.cap, at)) for one in stops),
+        tuple(CapStanding(cap, use_of(cap), ratio) for cap in caps_of_call(settings, call, own, at)),
+        tuple(OrderStanding(one, use_of(one.cap)) for one in stops),
     )
 
 
@@ -212,11 +223,5 @@ def _provider_caps(
 ) -> tuple[CapStanding, ...]:
     # Its own windows alone: a cap of all calls is no reason to go to another provider, which counts for it as well.
     caps = (cap for cap in caps_of_call(settings, call, RunCaps(), at) if cap.kind == "provider")
-    return _standings_of(connection, settings, call, caps, at)
-
-
-def _standings_of(
-    connection: Connection, settings: Settings, call: CallScope, caps: Iterable[ScopeCap], at: datetime
-) -> tuple[CapStanding, ...]:
     ratio = settings.providers[call.provider].soft_limit_ratio
     return tuple(CapStanding(cap, scope_use(connection, call, cap, at), ratio) for cap in caps)

@@ -13,6 +13,7 @@ from math import ceil
 from sqlalchemy import Connection
 
 from autopack_mcp.budgets.caps import CallScope
+from autopack_mcp.budgets.counters import ScopeUse
 from autopack_mcp.budgets.denials import Wanted
 from autopack_mcp.budgets.standing_orders import StandingOrder
 from autopack_mcp.budgets.standings import CallStandings, CapStanding, ProviderStanding, call_standings
@@ -77,12 +78,14 @@ class Outlook:
         self._run_id = run_id
         self._purpose = purpose
         self._standings: dict[CallScope, CallStandings] = {}
+        self._uses: dict[str, ScopeUse] = {}
 
     def standings(self, question: Question, provider: str) -> CallStandings:
         """What such a call must fit on one account."""
         call = CallScope(provider, question.role, self._purpose, self._run_id, question.phase_id)
         if call not in self._standings:
-            self._standings[call] = call_standings(self._connection, self._settings, call, self.snapshot.at)
+            at = self.snapshot.at
+            self._standings[call] = call_standings(self._connection, self._settings, call, at, self._uses)
         return self._standings[call]
 
     def outcome(self, question: Question, supposed: CapStanding | None = None) -> Outcome:
@@ -92,14 +95,12 @@ class Outlook:
             NoRoute: no rule names a model.
         """
         snapshot = self.snapshot if supposed is None else _supposing(self.snapshot, supposed)
-        while True:
-            decision = choose(snapshot, question.role, question.category, question.complexity)
-            denial = self._ledger_says(question, decision.model, decision.provider, supposed)
-            is_next_asked = decision.rule == "fallback" and denial is not None and denial.order_id is None
-            if not is_next_asked:
-                return Outcome(decision, denial, _blocked_by(decision, denial, snapshot.standings[decision.provider]))
+        first = found = self._next(question, snapshot, supposed)
+        while found.decision.rule == "fallback" and found.denial is not None and found.denial.order_id is None:
             # As the door does: a fallback that the ledger denies is passed over, and the chain goes on.
-            snapshot = replace(snapshot, denied_models=snapshot.denied_models | {decision.model})
+            snapshot = replace(snapshot, denied_models=snapshot.denied_models | {found.decision.model})
+            found = self._next(question, snapshot, supposed)
+        return first if self._is_denied_to_all(question, found) else found
 
     def chain(self, question: Question, original: str, supposed: CapStanding | None) -> tuple[Candidate, ...]:
         """Every candidate to take over from a model, each with what the router or the ledger has against it."""
@@ -125,6 +126,18 @@ class Outlook:
         """The standing order that a denial names."""
         return next(
             one.found.order for one in self.standings(question, provider).orders if one.found.order.order_id == order_id
+        )
+
+    def _next(self, question: Question, snapshot: RoutingSnapshot, supposed: CapStanding | None) -> Outcome:
+        decision = choose(snapshot, question.role, question.category, question.complexity)
+        denial = self._ledger_says(question, decision.model, decision.provider, supposed)
+        return Outcome(decision, denial, _blocked_by(decision, denial, snapshot.standings[decision.provider]))
+
+    def _is_denied_to_all(self, question: Question, found: Outcome) -> bool:
+        """Whether a cap denies it that counts every model alike: then the first choice says more than the last."""
+        caps = self.standings(question, found.decision.provider).caps
+        return found.denial is not None and any(
+            not cap.has_soft_limit and cap.cap.scope == found.denial.scope for cap in caps
         )
 
     def _weighed(self, question: Question, one: Candidate, supposed: CapStanding | None) -> Candidate:

@@ -250,6 +250,16 @@ def test_a_fallback_that_the_ledger_would_deny_is_passed_over_as_the_door_does(l
     assert "Anthropic's cap of the day is 15,999 tokens" in str(chain[0].objection)
 
 
+def test_where_a_cap_of_the_run_denies_every_model_the_first_choice_is_shown(ledger_in_memory: Engine) -> None:
+    of = capped(10 * LEAST, fallback_strategy=FallbackStrategy(default=("claude",)))
+    with ledger_in_memory.connect() as connection:
+        begin(connection, of, spent=8 * LEAST, run_tokens=8 * LEAST)
+        found = outlook_of(connection, of).outcome(ASKED)
+        connection.rollback()
+    assert (found.decision.model, found.blocked_by) == ("claude", "the cap of run R1 is used up (100%)")
+    assert not any(reason.startswith("not claude") for reason in found.decision.reasons)
+
+
 @pytest.mark.parametrize("action", ["pause", "cancel"])
 def test_a_standing_order_that_would_stop_the_run_is_named_with_its_number(
     ledger_in_memory: Engine, action: str
