@@ -76,7 +76,7 @@ def usage_event(call_id: str | None = None, *, scope: CallScope | None = None, *
         "attempt": 1,
         "category": "general",
         "cost_nano": 500_000,
-        "price_version": "test-prices",
+        "price_version": "test-prices" if overrides.get("cost_nano", 0) is not None else None,
     }
     return UsageEvent(**{**values, **overrides})
 

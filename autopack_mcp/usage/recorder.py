@@ -47,4 +47,6 @@ class UsageRecorder:
         geo = read_inference_geo(event.raw_usage or {})
         usage = ReportedUsage(lines, event.service_tier, geo, event.tool_calls)
         price = self._price_book().price_usage(event.provider, event.model, usage, event.occurred_at, event.processing)
-        return event if price is None else replace(event, cost_nano=price.cost_nano, price_version=price.version)
+        if price is None:
+            return replace(event, price_version=None)  # What has no cost names no price.
+        return replace(event, cost_nano=price.cost_nano, price_version=price.version)

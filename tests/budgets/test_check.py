@@ -7,7 +7,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Executable, Table, delete, insert, select, update
+from hypothesis import settings as examples
+from hypothesis.stateful import run_state_machine_as_test
+from sqlalchemy import Connection, Engine, Executable, Table, delete, insert, select, update
 
 from autopack_mcp.budgets import check as checking
 from autopack_mcp.budgets import ledger
@@ -26,6 +28,7 @@ from autopack_mcp.database.tables import (
     usage_phases,
 )
 from tests.budgets.lively import SCOPES, capped_everywhere, live
+from tests.budgets.test_ledger_properties import LedgerMachine
 from tests.factories import (
     NOON,
     call_scope,
@@ -109,6 +112,19 @@ def test_a_counter_that_nobody_has_asked_for_is_not_missed(lively: Database) -> 
     damaged(lively, delete(budget_scopes).where(budget_scopes.c.scope == WEEK))
 
     assert checked(lively).adds_up
+
+
+def test_whatever_happens_nothing_is_found(ledger_in_memory: Engine) -> None:
+    class Machine(LedgerMachine):
+        def __init__(self) -> None:
+            super().__init__(ledger_in_memory)
+
+        def all_leases_end(self) -> None:
+            for _ in range(2):  # With calls in flight, and when all of them have ended.
+                assert check_ledger(self.connection, settings(), NOON).differences == ()
+                super().all_leases_end()
+
+    run_state_machine_as_test(Machine, settings=examples(max_examples=20, stateful_step_count=25, deadline=None))
 
 
 # Derived tables

@@ -103,6 +103,18 @@ def test_two_spellings_of_one_account_are_one_account(database: Database, opened
     assert [row["provider"] for row in database.read_now(rows)] == ["openai"]
 
 
+def test_a_call_that_nobody_prices_names_no_price(database: Database, opened: Opened) -> None:
+    booked = opened(LIST).record_usage(unpriced(model="a-new-model", price_version="somebody's list"))
+    (row,) = database.read_now(rows)
+    assert (booked.cost_nano, booked.price_version, row["price_version"]) == (None, None, None)
+
+
+def test_raw_usage_is_kept_as_any_database_can_hold_it(database: Database, opened: Opened) -> None:
+    opened().record_usage(unpriced(raw_usage={"cost": float("nan"), "note": "\ud800"}))
+    (row,) = database.read_now(rows)
+    assert row["raw_usage"] == {"cost": "nan", "note": "\ufffd"}
+
+
 def test_repeating_a_call_changes_nothing(database: Database, opened: Opened) -> None:
     opened().record_usage(unpriced("call-1"))
     before = database.read_now(everything)
