@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import click
 
+from autopack_mcp.cli.exporting import export
 from autopack_mcp.cli.ledger import check, prune, rebuild, reprice
 from autopack_mcp.cli.opening import opened
 from autopack_mcp.cli.output import print_json
 from autopack_mcp.cli.reading import as_json
+from autopack_mcp.cli.spans import from_option, offset_option, periods, to_option
 from autopack_mcp.cli.usage_output import print_run_usage, print_usage
-
-period_option = click.option("--period", type=click.Choice(["day", "week", "month"]), default="week", show_default=True)
-offset_option = click.option("--offset", default=0, show_default=True, help="-1 is the window before this one.")
-from_option = click.option(
-    "--from", "from_", metavar="DATE", help="Instead of a period: the first day, or a time with its zone."
-)
-to_option = click.option("--to", metavar="DATE", help="The last day, which is included, or a time. Default: today.")
 
 
 @click.group(invoke_without_command=True)
-@period_option
+@click.option("--period", type=periods, default="week", show_default=True)
 @offset_option
 @from_option
 @to_option
@@ -41,6 +36,7 @@ def usage(
             print_json(found) if as_json else print_usage(found)
 
 
+usage.add_command(export)
 usage.add_command(check)
 usage.add_command(rebuild)
 usage.add_command(prune)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -56,6 +56,17 @@ class Database:
         """Answer a question on this thread, for callers without an event loop."""
         with self._translation(), self._reader.connect() as connection:
             return query(connection, *args, **kwargs)
+
+    def stream_now(
+        self, query: Callable[Concatenate[Connection, P], Iterator[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> Generator[T, None, None]:
+        """What a question yields, read while it is taken, all of it as of one moment.
+
+        Nothing is read before the first is taken. The connection is given back at the end, or when the iterator is
+        closed; the steps may be taken on different threads, one after the other.
+        """
+        with self._translation(), self._reader.connect() as connection:
+            yield from query(connection, *args, **kwargs)
 
     async def write(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``operation`` in the next transaction and return after its commit.

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MCP_PATH = "/mcp"  # The only path that takes anything but GET and HEAD; it has its own credential.
 HEALTH_PATH = "/health"
+EXPORT_PATHS = ("/usage.csv", "/usage.json")  # Downloads: not even a link from elsewhere may start one.
 HTTP_PORT = 80  # Browsers leave the default port out of the Host header.
 
 # Docs: docs/page.md. Scripts and styles are files of ours; nothing inline, nothing from elsewhere, nothing framed.
@@ -156,7 +157,7 @@ def _is_link_to_a_page(scope: Scope, headers: Headers) -> bool:
     """Whether a person followed a link to the page, as from a chat in another tab; that site sees nothing of it."""
     return (
         scope["method"] in _READING
-        and scope["path"] not in (MCP_PATH, HEALTH_PATH)
+        and scope["path"] not in (MCP_PATH, HEALTH_PATH, *EXPORT_PATHS)
         and headers.getlist("sec-fetch-mode") == ["navigate"]
         and headers.getlist("sec-fetch-dest") == ["document"]
     )

@@ -15,6 +15,8 @@ from autopack_mcp.clock import Clock
 from autopack_mcp.errors import RequestRefused
 from autopack_mcp.runs.states import RUN_ENDED
 from autopack_mcp.status_page import rendering
+from autopack_mcp.status_page.exports import Exports
+from autopack_mcp.status_page.guards import EXPORT_PATHS
 from autopack_mcp.summary.context_block import context_block
 from autopack_mcp.summary.run import RunSummary
 from autopack_mcp.summary.summaries import Summaries
@@ -36,6 +38,7 @@ def status_page_routes(*, summaries: Summaries, clock: Clock) -> list[BaseRoute]
         Route("/runs/{run_id}/phases", pages.phases),
         Route("/runs/{run_id}/context", pages.context),
         Route("/usage", pages.usage),
+        *(Route(path, pages.export) for path in EXPORT_PATHS),
         Route("/models", pages.models),
         Route("/favicon.ico", pages.favicon),
         Mount("/static", StaticFiles(directory=rendering.STATIC_FOLDER)),
@@ -48,6 +51,7 @@ class _Pages:
     def __init__(self, summaries: Summaries, clock: Clock) -> None:
         self._summaries = summaries
         self._clock = clock
+        self._exports = Exports(summaries, clock)
 
     async def runs(self, request: Request) -> Response:
         as_of = self._clock.now()
@@ -79,6 +83,9 @@ class _Pages:
             asked.get("period", "week"), _offset(request), from_=asked.get("from"), to=asked.get("to")
         )
         return HTMLResponse(rendering.usage_page(usage, as_of))
+
+    async def export(self, request: Request) -> Response:
+        return await self._exports.answer(request, _offset(request))
 
     async def models(self, request: Request) -> Response:
         as_of = self._clock.now()

@@ -21,7 +21,8 @@ from autopack_mcp.summary.models import ModelMapping
 from autopack_mcp.summary.run import RunList, RunSummary
 from autopack_mcp.summary.run_usage import RunUsage
 from autopack_mcp.summary.usage import UsageSummary
-from autopack_mcp.usage.spans import bounds_of
+from autopack_mcp.usage.export import ROWS
+from autopack_mcp.usage.spans import bounds_of, consists_of_days
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 NOTES_SHOWN = 5  # The last ones stand open, older ones are folded.
@@ -122,6 +123,8 @@ def usage_page(usage: UsageSummary, as_of: datetime) -> str:
         usage=usage,
         caps=panels.cap_panels(usage.caps),
         chart=charts.day_chart(usage.days),
+        asked_again=_asked_again(usage),
+        export_rows=ROWS if consists_of_days(usage.starts_at, usage.ends_at) else ROWS[:2],
         periods=periods,
     )
 

@@ -112,6 +112,19 @@ def run_usage(connection: Connection, run_id: str) -> RunUsage:
     )
 
 
+def check_run(connection: Connection, run_id: str) -> None:
+    """See that there is such a run, or a call that was booked for it.
+
+    Raises:
+        RunNotFound: neither; with the newest runs that do exist.
+    """
+    try:
+        run_by_id(connection, run_id)
+    except RunNotFound:
+        if not any(usage_of_run(connection, run_id, is_rehearsal=is_rehearsal) for is_rehearsal in (False, True)):
+            raise
+
+
 def _run_and_rows(connection: Connection, run_id: str) -> tuple[RunRecord | None, Sequence[UsageRow]]:
     """The run, and its sums; None for one that only its calls know."""
     try:

@@ -6,7 +6,7 @@ list of query functions. It writes nothing and words nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
@@ -134,7 +134,7 @@ class Summaries:
         """See ``check_run``."""
         self._database.read_now(self._check_run, run_id)
 
-    def export_now(self, export: Export) -> Iterator[str]:
+    def export_now(self, export: Export) -> Generator[str, None, None]:
         """The ledger's rows as text, in pieces that are read while they are taken; close it to stop before the end."""
         from autopack_mcp.usage.export import exported  # Lazy, as said above.
 

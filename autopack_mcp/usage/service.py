@@ -18,7 +18,7 @@ from autopack_mcp.clock import Clock, from_us, to_us
 from autopack_mcp.database.bare import BareStatement
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.tables import usage_days, usage_hours, usage_phases
-from autopack_mcp.usage.spans import DEFAULT_PERIOD, Moment, UsageSpan, asked_span, day_of, whole_days
+from autopack_mcp.usage.spans import DEFAULT_PERIOD, Moment, TimeSpan, asked_span, day_of, whole_days
 from autopack_mcp.usage.sums import COUNTS, KeyedSums, Spent, UsageRow, summed, usage_row
 
 _KINDS = ("provider", "model", "role", "category")
@@ -36,7 +36,7 @@ class DayCharge:
     nano_usd: int
 
 
-def usage_sums(connection: Connection, span: UsageSpan) -> KeyedSums:
+def usage_sums(connection: Connection, span: TimeSpan) -> KeyedSums:
     """The sums of a span by provider, model, role and category ("" are calls without one).
 
     One pass over the days of a span, so that a month costs as much at ten million events as at one million.
@@ -49,27 +49,27 @@ def usage_sums(connection: Connection, span: UsageSpan) -> KeyedSums:
     return KeyedSums.of(_KINDS, found)
 
 
-def usage_by_provider(connection: Connection, span: UsageSpan) -> tuple[UsageRow, ...]:
+def usage_by_provider(connection: Connection, span: TimeSpan) -> tuple[UsageRow, ...]:
     """One row per provider in a span, most tokens first."""
     return usage_sums(connection, span).by("provider").rows()
 
 
-def usage_by_model(connection: Connection, span: UsageSpan) -> tuple[UsageRow, ...]:
+def usage_by_model(connection: Connection, span: TimeSpan) -> tuple[UsageRow, ...]:
     """One row per provider and model in a span, most tokens first."""
     return usage_sums(connection, span).by("provider", "model").rows()
 
 
-def usage_by_role(connection: Connection, span: UsageSpan) -> tuple[UsageRow, ...]:
+def usage_by_role(connection: Connection, span: TimeSpan) -> tuple[UsageRow, ...]:
     """One row per role in a span, most tokens first."""
     return usage_sums(connection, span).by("role").rows()
 
 
-def usage_by_category(connection: Connection, span: UsageSpan) -> tuple[UsageRow, ...]:
+def usage_by_category(connection: Connection, span: TimeSpan) -> tuple[UsageRow, ...]:
     """One row per task category in a span, most tokens first; "" are calls without one."""
     return usage_sums(connection, span).by("category").rows()
 
 
-def usage_by_day(connection: Connection, span: UsageSpan) -> Mapping[datetime, UsageRow]:
+def usage_by_day(connection: Connection, span: TimeSpan) -> Mapping[datetime, UsageRow]:
     """The sums of every day with calls in a span, by the day's first moment."""
     days: dict[datetime, list[UsageRow]] = {}
     for table, start, end in _parts(span):
@@ -158,7 +158,7 @@ class UsageService:
         return self._database.read_now(usage_by_model, span)
 
 
-def _parts(span: UsageSpan) -> Iterator[tuple[Table, datetime, datetime]]:
+def _parts(span: TimeSpan) -> Iterator[tuple[Table, datetime, datetime]]:
     """Where the sums of a span stand: its whole days among the days, what is left at its ends among the hours."""
     first, last = whole_days(span)
     if first >= last:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from autopack_mcp.config.settings import Window
 from autopack_mcp.errors import RequestRefused
@@ -26,6 +26,20 @@ _DAY = timedelta(days=1)
 _HOUR = timedelta(hours=1)
 _TEXT_LIMIT = 40  # Characters of a wrong date that are repeated to the person.
 _HOW_TO_WRITE = "Write a date, 2026-11-01, or a time with its zone, 2026-11-01T14:00Z or 2026-11-01T15:00+01:00."
+
+
+class TimeSpan(Protocol):
+    """Anything that has a first moment and an end, both aware UTC and whole hours; the end is no part of it."""
+
+    @property
+    def start(self) -> datetime:
+        """The first moment."""
+        ...
+
+    @property
+    def end(self) -> datetime:
+        """The moment before which it ends."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +104,26 @@ def hour_of(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
-def days_begun(span: UsageSpan, now: datetime) -> tuple[datetime, ...]:
+def days_begun(span: TimeSpan, now: datetime) -> tuple[datetime, ...]:
     """Midnight of every day that lies in ``span``, at least in part, and has begun."""
     first = day_of(span.start)
     end = min(span.end, now + timedelta(microseconds=1))
     return tuple(first + number * _DAY for number in range(-((first - end) // _DAY)))
 
 
+def consists_of_days(start: datetime, end: datetime) -> bool:
+    """Whether a stretch holds whole UTC days and nothing else."""
+    return start == day_of(start) and end == day_of(end)
+
+
 def bounds_of(start: datetime, end: datetime) -> tuple[str, str]:
     """The words, from and to, that ask for a stretch of whole hours again."""
-    if start == day_of(start) and end == day_of(end):
+    if consists_of_days(start, end):
         return start.date().isoformat(), (end - _HOUR).date().isoformat()
     return f"{start:%Y-%m-%dT%H:%M}Z", f"{end:%Y-%m-%dT%H:%M}Z"
 
 
-def whole_days(span: UsageSpan) -> tuple[datetime, datetime]:
+def whole_days(span: TimeSpan) -> tuple[datetime, datetime]:
     """From where to where a span consists of whole days; not before itself when it holds none."""
     first, last = day_of(span.start), day_of(span.end)
     return first if first == span.start else first + _DAY, last
@@ -170,7 +189,7 @@ def _whole_hour_after(moment: datetime) -> datetime:
 
 
 def _label(start: datetime, end: datetime) -> str:
-    if start == day_of(start) and end == day_of(end):
+    if consists_of_days(start, end):
         first, last = bounds_of(start, end)
         return first if first == last else f"{first} to {last}"
     return f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}"

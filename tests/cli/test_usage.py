@@ -76,3 +76,51 @@ def test_what_cannot_be_shown_is_one_clear_line(
         main(["usage", *arguments])
     assert exit_code.value.code == 1
     assert capsys.readouterr().err.startswith(message)
+
+
+def test_export_goes_to_a_pipe_or_into_a_file(home: Path, tmp_path: Path) -> None:
+    said = run("export", "--from", "2020-11-01", "--to", "2020-11-30")
+    header, row = said.stdout_bytes.split(b"\r\n")[:2]
+    assert header.startswith(b"occurred_at,call_id,provider,model,")
+    assert row.startswith(b"2020-11-18T12:00:00Z,call-1,openai,gpt-4o,builder,ui,R1,P1,1,run,external,")
+    file = tmp_path / "days.json"
+    run("export", "--format", "json", "--rows", "days", "--from", "2020-11-18", "--to", "2020-11-18",
+        "--output", str(file))  # fmt: skip
+    assert [(row["day_start"], row["calls"]) for row in json.loads(file.read_text())] == [("2020-11-18T00:00:00Z", 1)]
+
+
+def test_export_of_a_run_has_its_calls_of_any_time(home: Path) -> None:
+    assert run("export", "--run", "R1").stdout_bytes.count(b"\r\n") == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--run", "R9"), "error: No run 'R9'."),
+        (("--run", "R1", "--rows", "hours"), "error: Of one run there are no rows of hours."),
+        (("--from", "2020-11-30", "--to", "2020-11-01"), "error: No time lies from"),
+        (
+            ("--output", "/nowhere/usage.csv"),
+            "error: '/nowhere/usage.csv' cannot be written: No such file or directory.",
+        ),
+    ],
+    ids=["no run", "hours of a run", "swapped", "no folder"],
+)
+def test_export_that_cannot_be_is_one_clear_line(
+    home: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(SystemExit) as exit_code:
+        main(["usage", "export", *arguments])
+    assert exit_code.value.code == 1
+    said = capsys.readouterr()
+    assert (said.err.startswith(message), said.out) == (True, "")
+
+
+def test_a_file_that_cannot_be_completed_leaves_the_old_one(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "usage.csv"
+    file.write_text("the old one")
+    (home / "autopack.db").write_bytes(b"no database" * 100)
+    with pytest.raises(SystemExit):
+        main(["usage", "export", "--run", "R1", "--output", str(file)])
+    assert file.read_text() == "the old one"
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"] == []
