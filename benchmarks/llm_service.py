@@ -27,7 +27,7 @@ from benchmarks.machine import machine
 from benchmarks.upstream import upstream_url
 
 CALLERS = 32
-ROUNDS, QUICK_ROUNDS = 40, 12
+ROUNDS, QUICK_ROUNDS = 40, 8
 CALLS_OF_ONE = 50  # Per round and kind, one after another.
 CALLS_OF_MANY = 640  # Per round and kind, by all callers together.
 WARM_UP = 64

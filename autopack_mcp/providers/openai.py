@@ -7,7 +7,8 @@ address itself: only what models.yaml names is used. ``registry`` opens it for `
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from autopack_mcp.clock import Clock, SystemClock
@@ -24,6 +25,7 @@ from autopack_mcp.providers.base import (
 from autopack_mcp.providers.counts import count_in_time, openai_tokens
 from autopack_mcp.providers.events import name_in, object_in, objects_in, text_in
 from autopack_mcp.providers.failures import Asked, answered, cut, request_id, sdk_timeout, told_in_stream
+from autopack_mcp.providers.sse import EventReader
 from autopack_mcp.providers.usage_seen import UsageSeen
 from autopack_mcp.text_safety import whole
 from autopack_mcp.usage.reading import JsonObject
@@ -37,6 +39,8 @@ _VENDOR_URL = "https://api.openai.com/v1"
 _VENDOR_DOMAIN = "openai.com"
 
 _COUNTED_PARTS = ("model", "input", "instructions")  # Of a Responses request, those that its count takes.
+
+DRAIN_LIMIT_S = 0.1  # What is left after the end of a stream is on its way already, or is not worth waiting for.
 
 # Sent where models.yaml names no key variable: local servers want some value, and without one the SDK would take the
 # person's real key from the environment and send it there.
@@ -125,7 +129,7 @@ class OpenAIProvider:
 
         The SDK's typed methods would build a model for every event: 80 µs of the event loop per token, and 0.5 s at the
         first one, to be taken apart again. Plain JSON also shows usage as the provider wrote it, which the SDK may not
-        know yet.
+        know yet. Of the SDK's stream only the response is used.
         """
         client = await self._open()
         from openai import AsyncStream  # Lazy: 283 ms, and only the process that calls models needs it.
@@ -141,9 +145,7 @@ class OpenAIProvider:
         )
         async with stream:
             answer.observation.request_id = request_id(stream.response.headers)
-            async for event in stream:
-                if isinstance(event, Mapping):
-                    answer.feed(event)
+            await _feed(answer, stream.response.aiter_bytes())
 
     async def _open(self) -> AsyncOpenAI:
         async with self._opening:
@@ -161,6 +163,34 @@ class OpenAIProvider:
             max_retries=0,  # Each try is a reservation and a row of its own, so the loop is ours (pacing).
             http_client=self._http_client,
         )
+
+
+async def _feed(answer: ChatStream | ResponsesStream, chunks: AsyncIterator[bytes]) -> None:
+    """Give ``answer`` every event of a stream.
+
+    Raises:
+        ProviderError: an event tells of an error.
+    """
+    reader = EventReader()
+    async for chunk in chunks:
+        for event in reader.feed(chunk):
+            if isinstance(event, Mapping):
+                if event.get("error"):
+                    raise told_in_stream(answer.asked, event["error"])
+                answer.feed(event)
+        if reader.is_done:
+            break
+    await _drained(chunks)
+
+
+async def _drained(chunks: AsyncIterator[bytes]) -> None:
+    """Take what follows the end, so that the connection can be used again; a server that never ends is left alone."""
+    import httpx2  # Lazy: the SDK brings it.
+
+    with suppress(TimeoutError, httpx2.HTTPError):
+        async with asyncio.timeout(DRAIN_LIMIT_S):
+            async for _ in chunks:
+                pass
 
 
 class ChatStream:

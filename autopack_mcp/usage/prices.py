@@ -342,6 +342,7 @@ def _price_start(model: listed.ModelInfo, at: datetime) -> str | None:
     return None
 
 
+@lru_cache(ENTRIES_KEPT)
 def _rates_of_override(price: ModelPrice) -> _Rates:
     """Where a person gave no cache price, cached tokens cost as much as any other input."""
     numbers = "/".join(str(number) for number in (price.input, price.output, price.cache_read, price.cache_write))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import pytest
+from anyio import fail_after
 
 from autopack_mcp.config.settings import ProviderSettings
 from autopack_mcp.errors import ProviderUnavailable
@@ -127,6 +128,28 @@ async def test_address_of_the_environment_is_not_used(monkeypatch: pytest.Monkey
 
 async def test_closing_before_the_first_call_is_fine() -> None:
     await OpenAIProvider(ProviderSettings("openai", "openai", "chat"), "sk-test-0123456789").close()
+
+
+async def test_a_server_that_never_closes_its_stream_is_not_waited_for_after_the_end() -> None:
+    speech = ChatSpeech()
+    async with Upstream(Answer([*speech.begun("words"), *speech.ended(), "hang"])) as upstream:
+        provider = OpenAIProvider(ProviderSettings("acme", "openai", "chat", base_url=upstream.url), None)
+        with fail_after(CALL.timeout_s - 1):
+            reply = await provider.complete(CALL, CallObservation())
+            await upstream.client_gone.wait()
+        await provider.close()
+    assert reply.text == "words"
+
+
+async def test_a_connection_is_used_again_after_a_stream() -> None:
+    speech = ChatSpeech()
+    async with Upstream(Answer([*speech.begun("words"), *speech.ended()])) as upstream:
+        provider = OpenAIProvider(ProviderSettings("acme", "openai", "chat", base_url=upstream.url), None)
+        for _ in range(3):
+            await provider.complete(CALL, CallObservation())
+        assert not upstream.client_gone.is_set()
+        assert len(upstream._served) == 1
+        await provider.close()
 
 
 def test_last_readable_usage_of_a_chat_stream_wins() -> None:
