@@ -17,6 +17,7 @@ import platformdirs
 
 from autopack_mcp.errors import DatabaseUnusable, Problem
 
+DATABASE_VARIABLE = "AUTOPACK_DATABASE_URL"  # Another database than the file in the home (docs/postgres.md).
 CONFIG_VARIABLE = "AUTOPACK_CONFIG"  # A models.yaml that wins over the one in the home (contract 6).
 ENV_FILE_BYTES = 64 * 1024  # A handful of keys; beyond this it is another file.
 _PRIVATE_FOLDER = 0o700
@@ -32,7 +33,7 @@ class Home:
 
     @property
     def database_url(self) -> str:
-        """A SQLAlchemy URL: ``AUTOPACK_DATABASE_URL``, or ``autopack.db`` in the folder."""
+        """A SQLAlchemy URL: ``database``, or ``autopack.db`` in the folder."""
         return self.database or f"sqlite:///{self.path / 'autopack.db'}"
 
     @property
@@ -42,7 +43,7 @@ class Home:
 
     @property
     def env_file(self) -> Path:
-        """Lines of ``NAME=key``, for processes that are started with a bare environment."""
+        """Lines of ``NAME=value`` (keys, the database), for processes that are started with a bare environment."""
         return self.path / "env"
 
     @property
@@ -93,12 +94,26 @@ _MOVE = "Mend it, or set AUTOPACK_HOME to a folder that you can write."
 
 
 def find_home(environ: Mapping[str, str]) -> Home:
-    """The home that an environment names: ``AUTOPACK_HOME``, else the person's data folder for this program."""
+    """The home that an environment names: ``AUTOPACK_HOME``, else the person's data folder for this program.
+
+    Its database is the one of ``AUTOPACK_DATABASE_URL``, from the environment, else from the home's file ``env``: chat
+    clients start us with a bare environment, and must not end up with another database than everybody else.
+    """
     named = environ.get("AUTOPACK_HOME")
     path = (
         Path(named).expanduser().absolute() if named else platformdirs.user_data_path("autopack-mcp", appauthor=False)
     )
-    return Home(path, environ.get("AUTOPACK_DATABASE_URL") or None)
+    return Home(path, environ.get(DATABASE_VARIABLE) or _database_in(Home(path).env_file))
+
+
+def _database_in(env_file: Path) -> str | None:
+    # Most homes name none, and must not pay for the parser at every start.
+    try:
+        if DATABASE_VARIABLE.encode() not in env_file.read_bytes()[:ENV_FILE_BYTES]:
+            return None
+    except OSError:
+        return None
+    return _read_env_file(env_file)[0].get(DATABASE_VARIABLE)
 
 
 class Keys:

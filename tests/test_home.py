@@ -58,6 +58,20 @@ def test_another_database_is_used_and_its_password_not_shown() -> None:
     assert "SECRET" not in repr(home)
 
 
+def test_the_database_may_be_named_in_the_file_for_programs_with_a_bare_environment(tmp_path: Path) -> None:
+    env_file(tmp_path, "KEY=k\nexport AUTOPACK_DATABASE_URL='postgresql://me:SECRET@db/autopack'\n")
+    bare = {"AUTOPACK_HOME": str(tmp_path)}
+    assert find_home(bare).database_url == "postgresql://me:SECRET@db/autopack"
+    assert find_home({**bare, "AUTOPACK_DATABASE_URL": "sqlite:///other.db"}).database_url == "sqlite:///other.db"
+    assert find_home({**bare, "AUTOPACK_DATABASE_URL": ""}).database_url == "postgresql://me:SECRET@db/autopack"
+
+
+@pytest.mark.parametrize("text", ["KEY=k\n", "# AUTOPACK_DATABASE_URL is set elsewhere\n", "AUTOPACK_DATABASE_URL=\n"])
+def test_a_file_that_names_no_database_leaves_the_one_in_the_home(tmp_path: Path, text: str) -> None:
+    env_file(tmp_path, text)
+    assert find_home({"AUTOPACK_HOME": str(tmp_path)}).database_url == f"sqlite:///{tmp_path}/autopack.db"
+
+
 def test_the_home_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     home = Home(tmp_path / "a" / "b")
     home.ensure()
