@@ -18,12 +18,14 @@ from autopack_mcp.cli.usage_output import print_run_usage, print_usage
 @offset_option
 @from_option
 @to_option
+@click.option("--runs", "with_runs", is_flag=True, help="Tell runs apart, however many calls have to be read for it.")
 @click.option("--run", help="Instead of a span of time: one run, by tier and phase.")
 @as_json
 @click.pass_context
 def usage(
-    context: click.Context, period: str, offset: int, from_: str | None, to: str | None, run: str | None, as_json: bool
-) -> None:
+    context: click.Context, period: str, offset: int, from_: str | None, to: str | None, with_runs: bool,
+    run: str | None, as_json: bool,
+) -> None:  # fmt: skip
     """Show what was spent in a window or from one date to another, on what, and against which caps."""
     if context.invoked_subcommand is not None:
         return
@@ -32,7 +34,7 @@ def usage(
             spent = autopack.summaries.run_usage_now(run)
             print_json(spent) if as_json else print_run_usage(spent)
         else:
-            found = autopack.summaries.usage_now(period, offset, from_=from_, to=to)
+            found = autopack.summaries.usage_now(period, offset, from_=from_, to=to, with_runs=with_runs)
             print_json(found) if as_json else print_usage(found)
 
 

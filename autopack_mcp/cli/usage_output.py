@@ -49,6 +49,10 @@ def print_usage(usage: UsageSummary) -> None:
     _print_sums(("model", "provider"), [((row.model, row.provider), row) for row in usage.models])
     _print_sums(("role",), [((row.role,), row) for row in usage.roles])
     _print_sums(("category",), [((row.category or "none",), row) for row in usage.categories])
+    runs = usage.runs or ()
+    _print_sums(("run", "plan"), [((row.run_id, row.plan_name or "–"), row) for row in runs])
+    if usage.runs_note:
+        click.echo(usage.runs_note)
     if usage.caps:
         print_table(("cap", "used", "level", "pace"), [_cap_row(cap) for cap in usage.caps])
     if usage.burn is not None:

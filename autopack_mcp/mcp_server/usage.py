@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from autopack_mcp.summary.caps import CapView
     from autopack_mcp.summary.run_usage import PhaseUsage, RunUsage, TierUsage
     from autopack_mcp.summary.summaries import Summaries
-    from autopack_mcp.summary.usage import ModelUsage, ProviderUsage, UsageSummary
+    from autopack_mcp.summary.usage import ModelUsage, ProviderUsage, RunShare, UsageSummary
 
 NAME_BYTES = 60  # Of a model's or provider's name, which a configuration file gave.
 CAP_BYTES = 100  # Of a cap's name, which holds one of these.
@@ -84,7 +84,7 @@ def run_usage_answer(found: RunUsage) -> Answer:
 
 
 def _groups(found: UsageSummary) -> tuple[Sequence[object], ...]:
-    return found.providers, found.models, found.roles, found.categories, found.orders, found.alerts
+    return found.providers, found.models, found.roles, found.categories, found.runs or (), found.orders, found.alerts
 
 
 def _answer(found: UsageSummary, rows: int, *, with_days: bool = False) -> Answer:
@@ -104,6 +104,8 @@ def _answer(found: UsageSummary, rows: int, *, with_days: bool = False) -> Answe
         "note": found.note,
         **known(
             categories={short(row.category or "none", NAME_BYTES): row.total_tokens for row in found.categories[:rows]},
+            runs=[*map(_run, (found.runs or ())[:rows])],
+            runs_note=found.runs_note,
             days={day.date: day.total_tokens for day in found.days} if with_days and len(found.days) > 1 else None,
             burn=None if found.burn is None else {
                 "tokens_per_hour": found.burn.tokens_per_hour,
@@ -181,6 +183,14 @@ def _model(row: ModelUsage) -> Answer:
         "model": short(row.model, NAME_BYTES),
         **{name: plain(getattr(row, name)) for name in MODEL_FIELDS},
         "cost": plain(row.cost_usd),
+    }
+
+
+def _run(row: RunShare) -> Answer:
+    return {
+        "run_id": short(row.run_id, NAME_BYTES),
+        "total_tokens": row.total_tokens,
+        "cost_usd": plain(row.cost_usd),
     }
 
 

@@ -6,7 +6,7 @@ are. The summaries are its caller.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -53,6 +53,12 @@ def runs_after(connection: Connection, limit: int, after: tuple[datetime, str] |
         same_moment = and_(runs.c.created_at == created_at, runs.c.run_id > run_id)
         found = found.where(or_(runs.c.created_at < created_at, same_moment))
     return tuple(RunRecord(**row) for row in connection.execute(found).mappings())
+
+
+def plan_names(connection: Connection, run_ids: Collection[str]) -> Mapping[str, str]:
+    """What the plans of several runs are called, by run id; a run that is not there is absent."""
+    rows = connection.execute(select(runs.c.run_id, runs.c.plan_name).where(runs.c.run_id.in_(run_ids)))
+    return {row.run_id: row.plan_name for row in rows}
 
 
 def phase_counts(connection: Connection, run_ids: Sequence[str]) -> Mapping[str, PhaseCounts]:

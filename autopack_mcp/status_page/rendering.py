@@ -26,6 +26,7 @@ from autopack_mcp.usage.spans import bounds_of, consists_of_days
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 NOTES_SHOWN = 5  # The last ones stand open, older ones are folded.
+USAGE_RUNS_SHOWN = 50  # The dearest ones of a span; the export has all.
 CAPS_SHOWN = 3  # The worst ones stand open, others are folded.
 
 
@@ -126,6 +127,7 @@ def usage_page(usage: UsageSummary, as_of: datetime) -> str:
         asked_again=_asked_again(usage),
         export_rows=ROWS if consists_of_days(usage.starts_at, usage.ends_at) else ROWS[:2],
         periods=periods,
+        runs_shown=USAGE_RUNS_SHOWN,
     )
 
 

@@ -71,10 +71,16 @@ class Summaries:
         return await self._database.read(self._runs, limit, cursor)
 
     async def usage(
-        self, period: str = "week", offset: int = 0, *, from_: Moment | None = None, to: Moment | None = None
+        self,
+        period: str = "week",
+        offset: int = 0,
+        *,
+        from_: Moment | None = None,
+        to: Moment | None = None,
+        with_runs: bool = False,
     ) -> UsageSummary:
         """What was spent in a window or stretch. Raises RequestRefused for what is no past or present time."""
-        return await self._database.read(self._usage, period, offset, from_, to)
+        return await self._database.read(self._usage, period, offset, from_, to, with_runs=with_runs)
 
     async def run_usage(self, run_id: str) -> RunUsage:
         """What one run cost, by tier, phase, role and model. Raises RunNotFound."""
@@ -121,10 +127,16 @@ class Summaries:
         return self._database.read_now(self._runs, limit, cursor)
 
     def usage_now(
-        self, period: str = "week", offset: int = 0, *, from_: Moment | None = None, to: Moment | None = None
+        self,
+        period: str = "week",
+        offset: int = 0,
+        *,
+        from_: Moment | None = None,
+        to: Moment | None = None,
+        with_runs: bool = False,
     ) -> UsageSummary:
         """See ``usage``."""
-        return self._database.read_now(self._usage, period, offset, from_, to)
+        return self._database.read_now(self._usage, period, offset, from_, to, with_runs=with_runs)
 
     def run_usage_now(self, run_id: str) -> RunUsage:
         """See ``run_usage``."""
@@ -174,11 +186,19 @@ class Summaries:
         return list_runs(connection, self._clock.now(), limit, cursor)
 
     def _usage(
-        self, connection: Connection, period: str, offset: int, from_: Moment | None, to: Moment | None
+        self,
+        connection: Connection,
+        period: str,
+        offset: int,
+        from_: Moment | None,
+        to: Moment | None,
+        *,
+        with_runs: bool,
     ) -> UsageSummary:
         from autopack_mcp.summary.usage import usage_summary  # Lazy, as said above.
 
-        return usage_summary(connection, self._settings(), self._clock.now(), period, offset, from_=from_, to=to)
+        now = self._clock.now()
+        return usage_summary(connection, self._settings(), now, period, offset, from_=from_, to=to, with_runs=with_runs)
 
     def _check_run(self, connection: Connection, run_id: str) -> None:
         from autopack_mcp.summary.run_usage import check_run  # Lazy, as said above.

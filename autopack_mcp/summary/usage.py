@@ -19,6 +19,7 @@ from autopack_mcp.budgets.caps import CallScope, ScopeCap, provider_caps
 from autopack_mcp.budgets.counters import ScopeUse, scope_use
 from autopack_mcp.budgets.held import held_by_provider
 from autopack_mcp.config.settings import ProviderSettings, Settings, Window
+from autopack_mcp.runs.overview import plan_names
 from autopack_mcp.summary.alerts import AlertView, alerts_in_window
 from autopack_mcp.summary.caps import (
     CapView,
@@ -34,10 +35,12 @@ from autopack_mcp.summary.caps import (
 from autopack_mcp.summary.orders import OrderView, order_views
 from autopack_mcp.summary.pace import BurnRate
 from autopack_mcp.text_safety import visible
-from autopack_mcp.usage.service import usage_by_day, usage_sums
+from autopack_mcp.usage.service import usage_by_day, usage_by_run, usage_sums
 from autopack_mcp.usage.spans import DEFAULT_PERIOD, Moment, UsageSpan, asked_span, days_begun
 from autopack_mcp.usage.sums import UsageRow, summed
+from autopack_mcp.usage.true_sums import pruned_before
 
+RUNS_UP_TO_CALLS = 5_000  # Each is read for it: some five milliseconds. Everything else is read from sums.
 NAME_LIMIT = 120  # Characters of a model's, a role's or a category's name.
 REHEARSALS_EXCLUDED = "Rehearsals are not in these numbers: they buy no tokens."
 
@@ -124,6 +127,24 @@ class CategoryUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class RunShare:
+    """What one run spent in the span, which need not be all that it cost.
+
+    ``plan_name`` is None of a run that another program named when it booked its calls.
+    """
+
+    run_id: str
+    plan_name: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cost_usd: Decimal | None
+    calls: int
+    failed_calls: int
+    unpriced_calls: int
+
+
+@dataclass(frozen=True, slots=True)
 class DayUsage:
     """One UTC day of the span, ``date`` as 2026-11-18; a day without calls has zeros. For charts."""
 
@@ -145,7 +166,8 @@ class UsageSummary:
     2026-11-15", and ``period`` is None. Every configured provider has a row, used or not; ``days`` has every day that
     has begun. ``caps`` are all configured caps of every period as they stand now, fullest first, and ``burn`` is the
     present rate; there are none for anything but the present window. ``breaches`` counts how often a cap was found
-    exceeded in the span. ``note`` says what is not in these numbers. ``orders`` are the standing orders in force, in
+    exceeded in the span. ``runs`` are those with calls in the span; None where they were not told apart, and then
+    ``runs_note`` says why. ``note`` says what is not in these numbers. ``orders`` are the standing orders in force, in
     the present window only; ``alerts`` the newest ones raised in the span.
     """
 
@@ -159,6 +181,8 @@ class UsageSummary:
     roles: tuple[RoleUsage, ...]
     categories: tuple[CategoryUsage, ...]
     days: tuple[DayUsage, ...]
+    runs: tuple[RunShare, ...] | None
+    runs_note: str
     caps: tuple[CapView, ...]
     burn: BurnRate | None
     core_tokens: int
@@ -184,10 +208,12 @@ def usage_summary(
     *,
     from_: Moment | None = None,
     to: Moment | None = None,
+    with_runs: bool = False,
 ) -> UsageSummary:
     """The window of ``period`` that holds ``now`` or lies ``-offset`` before it, or the stretch between two moments.
 
-    A past window is measured against today's caps; nobody writes down what they were.
+    A past window is measured against today's caps; nobody writes down what they were. ``with_runs`` tells runs apart
+    whatever that takes; without it that is done up to ``RUNS_UP_TO_CALLS``.
 
     Raises:
         RequestRefused: what is asked for is no span of past or present time; see ``asked_span``.
@@ -213,6 +239,7 @@ def usage_summary(
             CategoryUsage(shown_name(row.category), **shown_sums(row)) for row in sums.by("category").rows()
         ),
         days=_days(connection, span, now),
+        **_runs(connection, span, whole.calls, with_runs=with_runs),
         **_present(connection, settings, span, now),
         core_tokens=core.total_tokens,
         core_cost_usd=core.cost_usd,
@@ -298,6 +325,24 @@ def _days(connection: Connection, span: UsageSpan, now: datetime) -> tuple[DayUs
         # A clock that was set back leaves calls on days that have not come yet; they are in the sums and so here.
         for day in sorted({*days_begun(span, now), *used})
     )
+
+
+def _runs(connection: Connection, span: UsageSpan, calls: int, *, with_runs: bool) -> dict[str, Any]:
+    kept_since = pruned_before(connection)
+    if kept_since is not None and span.start < kept_since:
+        return {"runs": None, "runs_note": f"Calls before {kept_since:%Y-%m-%d} went by age; runs are not told apart."}
+    if calls > RUNS_UP_TO_CALLS and not with_runs:
+        return {"runs": None, "runs_note": f"More than {RUNS_UP_TO_CALLS:,} calls: runs are told apart for less time."}
+    rows = usage_by_run(connection, span)
+    names = plan_names(connection, [row.run_id for row in rows if row.run_id is not None]) if rows else {}
+    runs = (
+        RunShare(shown_name(row.run_id), _plan_name(names.get(row.run_id or "")), **shown_sums(row)) for row in rows
+    )
+    return {"runs": tuple(runs), "runs_note": ""}
+
+
+def _plan_name(name: str | None) -> str | None:
+    return None if name is None else shown_name(name)
 
 
 def _present(connection: Connection, settings: Settings, span: UsageSpan, now: datetime) -> dict[str, Any]:

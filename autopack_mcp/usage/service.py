@@ -7,7 +7,7 @@ rehearsed with real calls.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import cache
@@ -17,9 +17,10 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, Label, Table, bind
 from autopack_mcp.clock import Clock, from_us, to_us
 from autopack_mcp.database.bare import BareStatement
 from autopack_mcp.database.engine import Database
-from autopack_mcp.database.tables import usage_days, usage_hours, usage_phases
+from autopack_mcp.database.tables import usage_days, usage_events, usage_hours, usage_phases
 from autopack_mcp.usage.spans import DEFAULT_PERIOD, Moment, TimeSpan, asked_span, day_of, whole_days
 from autopack_mcp.usage.sums import COUNTS, KeyedSums, Spent, UsageRow, summed, usage_row
+from autopack_mcp.usage.true_sums import MEASURES, phase_sums_of_events
 
 _KINDS = ("provider", "model", "role", "category")
 _TIMES: Mapping[Table, str] = {usage_hours: "hour_start", usage_days: "day_start"}
@@ -76,6 +77,16 @@ def usage_by_day(connection: Connection, span: TimeSpan) -> Mapping[datetime, Us
         for at, *counts in _sums_by(table, _TIMES[table]).rows(connection, _between(start, end)):
             days.setdefault(day_of(from_us(at)), []).append(usage_row(COUNTS, counts))
     return {day: summed(rows) if len(rows) > 1 else rows[0] for day, rows in days.items()}
+
+
+def usage_by_run(connection: Connection, span: TimeSpan) -> tuple[UsageRow, ...]:
+    """One row per run with calls in a span, most tokens first; calls of no run are in no row.
+
+    Read from the events themselves, a microsecond for each, because no derived table knows both run and time; so there
+    is nothing of what went by age.
+    """
+    rows = connection.execute(_RUNS_OF_EVENTS, {"start": span.start, "end": span.end})
+    return KeyedSums.of(("run_id",), ((row[0], *_counts(row[_RUN_KEYS:])) for row in rows)).rows()
 
 
 def charges_by_day(connection: Connection, since: datetime) -> tuple[DayCharge, ...]:
@@ -219,6 +230,21 @@ def _sum(column: ColumnElement[int]) -> ColumnElement[int]:
     return cast(func.sum(column), BigInteger)
 
 
+def _counts(measures: Sequence[int]) -> tuple[int, ...]:
+    """A UsageRow's counts from the measures of the derived tables."""
+    known = dict(zip(MEASURES, measures, strict=True))
+    known["prompt_tokens"] = known["uncached_input"] + known["cache_read"] + known["cache_write"]
+    known["completion_tokens"] = known["output"]
+    return tuple(known[name] for name in COUNTS)
+
+
+_EVENTS = usage_events.c
+_RUN_KEYS = 6  # Columns before the measures: those of usage_phases, the run first.
+_RUNS_OF_EVENTS = phase_sums_of_events(
+    _EVENTS.occurred_at >= bindparam("start"),
+    _EVENTS.occurred_at < bindparam("end"),
+    _EVENTS.purpose != "rehearsal",
+)
 _DAYS = usage_days.c
 _CHARGES = BareStatement(
     lambda _: (

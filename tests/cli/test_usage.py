@@ -54,6 +54,7 @@ def test_what_was_used_stands_by_model_role_and_category(home: Path) -> None:
     assert "model\tprovider\tin\tout\tcalls\tcost\ngpt-4o\topenai\t60\t40\t1\t$0.0005\n" in said
     assert "role\tin\tout\tcalls\tcost\nbuilder\t60\t40\t1\t$0.0005\n" in said
     assert "category\tin\tout\tcalls\tcost\nui\t60\t40\t1\t$0.0005\n" in said
+    assert "run\tplan\tin\tout\tcalls\tcost\nR1\t–\t60\t40\t1\t$0.0005\n" in said
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,7 @@ async def test_provider_is_measured_against_its_allowance(
     )
     assert (answer["window"], answer["roles"], answer["core_tokens"]) == ("2026-W47", {"builder": 420}, 420)
     assert (answer["categories"], answer["burn"]["tokens_per_hour"]) == ({"general": 420}, 420)
+    assert answer["runs"] == [{"run_id": "R1", "total_tokens": 420, "cost_usd": 0.0005}]
     assert answer["days"] == {"2026-11-16": 0, "2026-11-17": 0, "2026-11-18": 420}
 
 

@@ -29,6 +29,7 @@ from autopack_mcp.summary.usage import (
     ModelUsage,
     ProviderUsage,
     RoleUsage,
+    RunShare,
     UsageSummary,
 )
 from tests.factories import NOON
@@ -313,6 +314,11 @@ def category_usage(category: str = "core_backend", **overrides: Any) -> Category
     return CategoryUsage(**{"category": category, **_sums(), **overrides})
 
 
+def run_share(run_id: str = "r-7f3a", **overrides: Any) -> RunShare:
+    """A run with calls in the window."""
+    return RunShare(**{"run_id": run_id, "plan_name": "Lending library", **_sums(), **overrides})
+
+
 def day_usage(date: str = "2026-11-16", **overrides: Any) -> DayUsage:
     """A day in the window."""
     return DayUsage(**{"date": date, **_sums(), **overrides})
@@ -343,6 +349,8 @@ def usage_summary(**overrides: Any) -> UsageSummary:
         "roles": (role_usage(), role_usage("agent:planner")),
         "categories": (category_usage(), category_usage("")),
         "days": (day_usage(), day_usage("2026-11-17", total_tokens=0), day_usage("2026-11-18", total_tokens=12_000)),
+        "runs": (run_share(),),
+        "runs_note": "",
         "caps": (cap_view(),),
         "burn": burn(),
         "core_tokens": 331_000,

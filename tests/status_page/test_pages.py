@@ -15,6 +15,7 @@ from autopack_mcp.runs.store import record_event
 from autopack_mcp.status_page.pages import RUNS_PER_PAGE
 from tests.factories import (
     NOON,
+    call_scope,
     held_against,
     insert_attempt,
     insert_phase,
@@ -129,6 +130,16 @@ def test_without_any_run_every_page_still_answers(page: Page) -> None:
 )
 def test_usage_is_shown_for_any_window_up_to_now(page: Page, address: str, label: str) -> None:
     assert f"Usage {label}" in read_html(page.text(address)).words()
+
+
+def test_usage_names_the_runs_that_spent_it_and_leads_to_those_that_are_ours(page: Page) -> None:
+    page.database.write_now(busy_run)
+    foreign = usage_event(scope=call_scope(run_id="theirs"), cost_nano=None)
+    page.database.write_now(book_external, foreign, held_against(), NOON)
+    document = read_html(page.text("/usage"))
+    runs = "Runs Run Input Output Tokens Cost Calls Lending library R1 60 40 100 $0.42 1 theirs 60 40 100 unpriced 1"
+    assert runs in " ".join(document.words().split())
+    assert [link for link in document.values("href") if link.startswith("/runs/")] == ["/runs/R1"]
 
 
 def test_the_context_block_comes_as_plain_text(page: Page) -> None:

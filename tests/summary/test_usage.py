@@ -7,19 +7,22 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, insert, update
 
 from autopack_mcp.budgets.ledger import book_external, reserve
 from autopack_mcp.config.settings import Settings, WindowCap
 from autopack_mcp.database.engine import Database
+from autopack_mcp.database.tables import retention, usage_days
 from autopack_mcp.errors import RequestRefused
 from autopack_mcp.money import NANO_PER_USD
 from autopack_mcp.summary.caps import CapView, level_of, percent_of
-from autopack_mcp.summary.usage import ProviderUsage, UsageSummary, usage_summary
+from autopack_mcp.summary.usage import RUNS_UP_TO_CALLS, ProviderUsage, UsageSummary, usage_summary
 from autopack_mcp.usage.event import UsageEvent
 from tests.factories import (
     NOON,
     call_scope,
     held_against,
+    insert_run,
     provider_settings,
     reservation,
     settings,
@@ -225,6 +228,49 @@ def test_categories_are_told_apart_and_calls_without_one_have_none(database: Dat
     spend(database, 1, category="ui")
     found = [(row.category, row.total_tokens, row.calls) for row in usage(database, capped()).categories]
     assert found == [("", 7, 1), ("ui", 6, 2)]
+
+
+def test_runs_of_the_span_are_told_apart_by_what_they_spent_in_it(database: Database) -> None:
+    database.write_now(insert_run, "R1", plan_name="Lending\u202e library")
+    spend(database, 5, cost_nano=NANO_PER_USD)
+    spend(database, 70, scope=call_scope(phase_id="P2"), cost_nano=None)
+    spend(database, 600, occurred_at=NOON - timedelta(weeks=1))
+    spend(database, 8_000, scope=call_scope(run_id="theirs"))
+    spend(database, 90_000, scope=call_scope(run_id=None, phase_id=None))
+    spend(database, 1_000_000, scope=call_scope(purpose="rehearsal"))
+    runs = usage(database, capped()).runs
+    assert runs is not None
+    assert [(run.run_id, run.plan_name, run.total_tokens, run.calls, run.unpriced_calls) for run in runs] == [
+        ("theirs", None, 8_000, 1, 0),
+        ("R1", "Lending\\u202e library", 75, 2, 1),
+    ]
+    assert runs[1].cost_usd == Decimal(1)
+
+
+def test_runs_among_many_calls_are_told_apart_for_whoever_asks(database: Database) -> None:
+    def many(connection: Connection) -> None:
+        # As if there were as many more of them; only the sum of a day is asked how many there are.
+        connection.execute(update(usage_days).values(calls=RUNS_UP_TO_CALLS + 1))
+
+    spend(database, 1)
+    database.write_now(many)
+    summary = usage(database, capped())
+    assert (summary.runs, summary.runs_note) == (None, "More than 5,000 calls: runs are told apart for less time.")
+    asked = database.read_now(usage_summary, capped(), NOON, with_runs=True)
+    assert asked.runs is not None
+    assert [(run.run_id, run.calls) for run in asked.runs] == [("R1", 1)]
+
+
+def test_runs_are_not_told_apart_where_calls_went_by_age(database: Database) -> None:
+    def pruned(connection: Connection) -> None:
+        before = NOON.replace(day=10, hour=0)
+        connection.execute(insert(retention).values(name="usage_events", pruned_before=before, pruned_at=NOON))
+
+    database.write_now(pruned)
+    assert usage(database, capped()).runs == ()
+    summary = usage(database, capped(), "month")
+    note = "Calls before 2026-11-10 went by age; runs are not told apart."
+    assert (summary.runs, summary.runs_note) == (None, note)
 
 
 def test_the_present_window_has_a_rate_and_past_ones_have_none(database: Database) -> None:
