@@ -187,9 +187,9 @@ class CallDoor:
 
         Raises:
             QuotaExhausted: a hard cap denies it, also after waiting for calls in flight; or a category that never falls
-                back stops at its soft limit. Nothing was sent.
-            StandingOrderFired: a standing order denies it and asks for the run to stop. Nothing was sent.
-            NoRoute, OverrideRefused, MissingKey: no model can be called for this question. Nothing was sent.
+                back stops at its soft limit. Nothing was bought.
+            StandingOrderFired: a standing order denies it and asks for the run to stop. Nothing was bought.
+            NoRoute, OverrideRefused, MissingKey: no model can be called for this question. Nothing was bought.
             ProviderError: the provider did not answer, after bounded retries. What it may have billed is booked.
             LeaseLost: another process owns the run.
         """

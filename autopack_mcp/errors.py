@@ -204,7 +204,7 @@ class Denial:
 
 
 class QuotaExhausted(RoutingError):
-    """A cap denies the call; nothing was sent and nothing was booked."""
+    """A cap denies the call; nothing was bought and nothing was booked."""
 
     code = "quota_exhausted"
 
@@ -217,7 +217,7 @@ class QuotaExhausted(RoutingError):
 
 
 class StandingOrderFired(RoutingError):
-    """A standing order denies the call and asks for its run to stop; nothing was sent and nothing was booked."""
+    """A standing order denies the call and asks for its run to stop; nothing was bought and nothing was booked."""
 
     code = "standing_order_fired"
 

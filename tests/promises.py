@@ -159,6 +159,18 @@ CONFIG = (
 
 CHOOSING = (
     Promise(
+        "What was chosen or noted before a call began is seen by it, whichever process committed it.",
+        ("docs/routing.md#From choice to call",),
+        _held(
+            "call_facts",
+            "an_override_is_seen_by_the_very_next_question_and_so_is_its_end",
+            "an_override_of_another_process_is_seen",
+            "notes_are_those_in_force_at_the_question",
+            "the_soft_limit_is_judged_with_the_process_own_last_booking",
+        ),
+        10,
+    ),
+    Promise(
         "A run's override goes before a global one, before category, before complexity; of several the more exact one,"
         " then the newest.",
         ("docs/routing.md#The rules, highest first", "docs/routing.md#Overrides"),
@@ -295,6 +307,35 @@ CAPS = (
             *_held("calls_waiting", "however_many_ask_at_once_the_cap_holds_and_nothing_is_lost"),
         ),
         15,
+    ),
+    Promise(
+        "What is reserved is more than any text can weigh and any price list can charge; near a cap the prompt is counted"
+        " by its model's own tokenizer or vendor before a call is denied.",
+        ("docs/accounting.md#What is reserved",),
+        (
+            *_held("bounds", "no_text_has_more_tokens_than_its_bound"),
+            *_held("usage/price_bounds", "no_listed_model_can_bill_more_than_its_bound"),
+            *_held(
+                "calls_tightened",
+                "a_prompt_that_its_bytes_keep_out_is_let_in_by_its_count",
+                "a_standing_order_does_not_fire_for_bytes_that_a_count_puts_right",
+            ),
+            *_held("providers/counts", "another_server_is_not_asked_because_its_tokenizer_is_anybodys_guess"),
+        ),
+    ),
+    Promise(
+        "What no reservation bounds (tools, pictures, files, kept conversations, further answers, dearer tiers) is"
+        " refused by name before anything is reserved, with or without a cap.",
+        ("docs/library.md#Results", "docs/accounting.md#What is reserved"),
+        (
+            *_held(
+                "llm_service",
+                "messages_that_cannot_be_sent_are_refused_before_anything_is_reserved",
+                "whatever_else_an_sdk_takes_is_refused_by_name_before_anything_is_reserved",
+                "a_file_that_is_no_text_is_refused_by_name",
+            ),
+            *_held("calls_tightened", "a_model_that_does_more_than_write_is_refused_before_anything_is_reserved"),
+        ),
     ),
     Promise(
         "A caller waits for calls in flight, for a bounded time; then a run pauses and says which cap, a library caller"
@@ -930,12 +971,83 @@ ORDERS = (
     ),
 )
 
+SUMMARIES = (
+    Promise(
+        "Usage is summed up for a day, a week, a month or between any two dates, by provider, model, role, category, day"
+        " and run; it adds up to the events.",
+        ("docs/summaries.md#Summaries: what the numbers mean", "docs/mcp.md#Tools"),
+        (
+            *_held(
+                "usage/service",
+                "every_grouping_adds_up_to_the_events",
+                "a_window_holds_its_first_moment_and_not_its_last",
+            ),
+            *_held("usage/spans", "a_stretch_goes_from_one_moment_to_another"),
+            *_held(
+                "summary/usage",
+                "a_stretch_between_two_dates_is_measured_against_no_cap",
+                "history_has_every_day_that_has_begun",
+                "runs_of_the_span_are_told_apart_by_what_they_spent_in_it",
+                "core_and_auxiliary_roles_add_up_to_all",
+            ),
+            *_held("mcp_server/usage", "stretch_between_two_dates_has_no_cap"),
+        ),
+    ),
+    Promise(
+        "What a run cost is told by tier, phase, role and model, and adds up to its status.",
+        ("docs/summaries.md#Summaries: what the numbers mean",),
+        _held(
+            "summary/run_usage",
+            "tiers_are_the_sums_of_their_phases_in_plan_order",
+            "the_parts_add_up_to_what_the_status_says",
+        ),
+    ),
+    Promise(
+        "Every cap says when it is reached at the present pace, and from what that follows, or why there is no such time.",
+        ("docs/summaries.md#Pace",),
+        (
+            *_held(
+                "summary/pace",
+                "what_is_left_goes_at_the_rate_of_the_hours_measured",
+                "the_formula_holds_for_any_numbers",
+                "a_cap_that_resets_before_is_not_reached_and_says_so",
+                "without_any_use_there_is_no_pace_and_the_reason_is_said",
+            ),
+            *_held("summary/caps", "each_cap_is_paced_by_the_calls_that_it_counts"),
+        ),
+    ),
+    Promise(
+        "An export has every row once, as of one moment; no cell of it is a formula, and more rows need no more memory.",
+        ("docs/summaries.md#Export",),
+        (
+            *_held(
+                "usage/export",
+                "an_export_is_of_one_moment_while_calls_go_on",
+                "no_cell_is_a_formula",
+                "four_times_the_rows_need_no_more_memory",
+            ),
+            *_held("status_page/exports", "no_other_site_can_start_a_download"),
+        ),
+    ),
+    Promise(
+        "A time that is none, lies in the future or runs backwards is refused, with what would be a time.",
+        ("docs/summaries.md#Summaries: what the numbers mean",),
+        (
+            *_held("usage/spans", "what_names_no_past_or_present_time_is_refused_with_what_would"),
+            *_held("usage/export", "what_cannot_be_written_out_is_refused_before_anything_is"),
+            *_held("mcp_server/usage", "wrong_window_is_refused"),
+            *_held("cli/usage", "what_cannot_be_shown_is_one_clear_line"),
+        ),
+    ),
+)
+
 PROMISES = (
     *LIBRARY,
     *CONFIG,
     *CHOOSING,
     *CAPS,
     *ORDERS,
+    *SUMMARIES,
     *LEDGER,
     *RUNS,
     *PROCESSES,
