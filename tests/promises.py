@@ -309,8 +309,8 @@ CAPS = (
         15,
     ),
     Promise(
-        "What is reserved is more than any text can weigh and any price list can charge; near a cap the prompt is counted"
-        " by its model's own tokenizer or vendor before a call is denied.",
+        "What is reserved is more than any text can weigh and any price list can charge; near a cap the prompt is"
+        " counted by its model's own tokenizer or vendor before a call is denied.",
         ("docs/accounting.md#What is reserved",),
         (
             *_held("bounds", "no_text_has_more_tokens_than_its_bound"),
@@ -973,76 +973,6 @@ ORDERS = (
 
 SUMMARIES = (
     Promise(
-        "Usage is summed up for a day, a week, a month or between any two dates, by provider, model, role, category, day"
-        " and run; it adds up to the events.",
-        ("docs/summaries.md#Summaries: what the numbers mean", "docs/mcp.md#Tools"),
-        (
-            *_held(
-                "usage/service",
-                "every_grouping_adds_up_to_the_events",
-                "a_window_holds_its_first_moment_and_not_its_last",
-            ),
-            *_held("usage/spans", "a_stretch_goes_from_one_moment_to_another"),
-            *_held(
-                "summary/usage",
-                "a_stretch_between_two_dates_is_measured_against_no_cap",
-                "history_has_every_day_that_has_begun",
-                "runs_of_the_span_are_told_apart_by_what_they_spent_in_it",
-                "core_and_auxiliary_roles_add_up_to_all",
-            ),
-            *_held("mcp_server/usage", "stretch_between_two_dates_has_no_cap"),
-        ),
-    ),
-    Promise(
-        "What a run cost is told by tier, phase, role and model, and adds up to its status.",
-        ("docs/summaries.md#Summaries: what the numbers mean",),
-        _held(
-            "summary/run_usage",
-            "tiers_are_the_sums_of_their_phases_in_plan_order",
-            "the_parts_add_up_to_what_the_status_says",
-        ),
-    ),
-    Promise(
-        "Every cap says when it is reached at the present pace, and from what that follows, or why there is no such time.",
-        ("docs/summaries.md#Pace",),
-        (
-            *_held(
-                "summary/pace",
-                "what_is_left_goes_at_the_rate_of_the_hours_measured",
-                "the_formula_holds_for_any_numbers",
-                "a_cap_that_resets_before_is_not_reached_and_says_so",
-                "without_any_use_there_is_no_pace_and_the_reason_is_said",
-            ),
-            *_held("summary/caps", "each_cap_is_paced_by_the_calls_that_it_counts"),
-        ),
-    ),
-    Promise(
-        "An export has every row once, as of one moment; no cell of it is a formula, and more rows need no more memory.",
-        ("docs/summaries.md#Export",),
-        (
-            *_held(
-                "usage/export",
-                "an_export_is_of_one_moment_while_calls_go_on",
-                "no_cell_is_a_formula",
-                "four_times_the_rows_need_no_more_memory",
-            ),
-            *_held("status_page/exports", "no_other_site_can_start_a_download"),
-        ),
-    ),
-    Promise(
-        "A time that is none, lies in the future or runs backwards is refused, with what would be a time.",
-        ("docs/summaries.md#Summaries: what the numbers mean",),
-        (
-            *_held("usage/spans", "what_names_no_past_or_present_time_is_refused_with_what_would"),
-            *_held("usage/export", "what_cannot_be_written_out_is_refused_before_anything_is"),
-            *_held("mcp_server/usage", "wrong_window_is_refused"),
-            *_held("cli/usage", "what_cannot_be_shown_is_one_clear_line"),
-        ),
-    ),
-)
-
-SUMMARIES = (
-    Promise(
         "Usage is summed up for a day, a week, a month or between any two dates, by provider, model, role, category,"
         " day and run; it adds up to the events.",
         ("docs/summaries.md#Summaries: what the numbers mean", "docs/mcp.md#Tools"),
@@ -1117,7 +1047,6 @@ PROMISES = (
     *CHOOSING,
     *CAPS,
     *ORDERS,
-    *SUMMARIES,
     *SUMMARIES,
     *LEDGER,
     *RUNS,
