@@ -15,11 +15,14 @@ from autopack_mcp.database.engine import Database
 from autopack_mcp.usage.event import UsageEvent
 from autopack_mcp.usage.service import (
     UsageService,
+    first_hour,
     spent_by_phase,
     spent_by_run,
     usage_by_category,
+    usage_by_day,
     usage_by_provider,
     usage_by_role,
+    usage_by_run,
     usage_of_run,
 )
 from autopack_mcp.usage.spans import asked_span
@@ -166,3 +169,48 @@ def _totals(database: Database) -> Counter[str]:
     return Counter(
         {name: sum(row.total_tokens for row in database.read_now(ask, WEEK)) for name, ask in groupings.items()}
     )
+
+
+def test_library_users_ask_between_two_dates_too(database: Database, service: UsageService) -> None:
+    for days in (0, 1, 9, 10):
+        book(database, usage_event(occurred_at=NOON - timedelta(days=days)))
+    first, last = "2026-11-09", "2026-11-17"
+    assert [row.calls for row in service.get_provider_usage_summary(from_=first, to=last)] == [2]
+    assert [row.calls for row in service.get_model_usage_summary(from_=first, to=last)] == [2]
+
+
+def test_a_stretch_adds_up_the_hours_at_its_ends_and_the_days_between(database: Database) -> None:
+    hours = (1, 11, 13, 35, 37, 59, 60, 90)
+    book(database, *(usage_event(occurred_at=NOON - timedelta(hours=hour)) for hour in hours))
+    span = asked_span(NOON, from_=NOON - timedelta(hours=59), to=NOON - timedelta(hours=1))
+    assert [row.calls for row in database.read_now(usage_by_provider, span)] == [5]
+    days = database.read_now(usage_by_day, span)
+    assert {day.day: row.calls for day, row in days.items()} == {16: 2, 17: 2, 18: 1}
+
+
+def test_runs_of_a_span_are_those_with_calls_in_it(database: Database) -> None:
+    book(
+        database,
+        usage_event(counts=token_counts(cache_read=5, cache_write_1h=7, output=1), cost_nano=None),
+        usage_event(scope=call_scope(phase_id=None), counts=token_counts(output=2)),
+        usage_event(scope=call_scope(run_id="R2"), occurred_at=WEEK.start - timedelta(microseconds=1)),
+        usage_event(scope=call_scope(run_id=None, phase_id=None)),
+        usage_event(scope=call_scope(purpose="rehearsal")),
+    )
+    (row,) = database.read_now(usage_by_run, WEEK)
+    assert (row.run_id, row.calls, row.unpriced_calls) == ("R1", 2, 1)
+    assert (row.prompt_tokens, row.completion_tokens, row.cost_nano) == (132, 3, 500_000)
+
+
+def test_the_first_hour_is_that_of_whom_it_is_asked(database: Database) -> None:
+    for hours, provider, role in ((5, "openai", "builder"), (3, "anthropic", "builder"), (2, "openai", "auditor")):
+        scope = call_scope(provider=provider, role=role)
+        book(database, usage_event(scope=scope, occurred_at=NOON - timedelta(hours=hours, minutes=-1)))
+    book(database, usage_event(scope=call_scope(purpose="rehearsal"), occurred_at=NOON - timedelta(hours=9)))
+
+    def hours_ago(**of: str) -> float | None:
+        found = database.read_now(first_hour, WEEK.start, **of)
+        return None if found is None else (NOON - found) / timedelta(hours=1)
+
+    assert (hours_ago(), hours_ago(provider="anthropic"), hours_ago(role="auditor")) == (5, 3, 2)
+    assert (hours_ago(provider="glm"), database.read_now(first_hour, NOON)) == (None, None)
