@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -111,21 +111,25 @@ database.close_now()
 """
 
 
-def test_a_process_that_is_stopped_in_the_middle_of_a_write_frees_the_others(database: Database) -> None:
+@pytest.fixture
+def stopped_writer(database: Database) -> Iterator[subprocess.Popen[str]]:
+    """Another process, stopped by a signal in the middle of its write."""
     command = [sys.executable, "-c", STOP_IN_THE_MIDDLE, str(database.url)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        wait_until_stopped(process.pid)
-        database.write_now(note_event, "in spite of it")
-        assert database.read_now(whys) == ["in spite of it"]
-        process.send_signal(signal.SIGCONT)
-        said = process.stdout.read()
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        yield process
+        process.kill()
+
+
+def test_a_process_that_is_stopped_in_the_middle_of_a_write_frees_the_others(
+    database: Database, stopped_writer: subprocess.Popen[str]
+) -> None:
+    database.write_now(note_event, "in spite of it")
+    assert database.read_now(whys) == ["in spite of it"]
+    stopped_writer.send_signal(signal.SIGCONT)
+    said, _ = stopped_writer.communicate()
     assert "stood still" in said or "was lost" in said, "what it is told depends on which word of the server came first"
     assert database.read_now(whys) == ["in spite of it"]
-
-
-def wait_until_stopped(pid: int) -> None:
-    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
 
 
 # --- what is stored
