@@ -13,8 +13,9 @@ from typing import Literal
 from unicodedata import is_normalized, normalize
 
 from autopack_mcp.budgets.measures import amount
+from autopack_mcp.config.settings import ProviderSettings
 from autopack_mcp.errors import Denial, RequestRefused
-from autopack_mcp.providers.base import ChatMessage, InputCount, format_tokens
+from autopack_mcp.providers.base import ChatMessage, InputCount, format_tokens, is_at_vendor
 
 # Some tokenizers normalize first (Claude's published one to NFKC, Qwen's to NFC), which can make a text longer: one
 # Arabic ligature of 3 bytes becomes 33.
@@ -72,6 +73,14 @@ def why_unbounded(model: str) -> str | None:
     """Why no reservation would bound what a model costs, as the end of a sentence; None for a model of text alone."""
     does = next((does for pattern, does in _UNBOUNDED.items() if fnmatchcase(model.lower(), pattern)), None)
     return None if does is None else f"{model!r} {does} by itself, and no number of tokens bounds what that costs."
+
+
+def may_write_cache(account: ProviderSettings) -> bool:
+    """Whether a call there may be billed for writing a prompt cache, which costs up to twice the input.
+
+    Anthropic writes one only where it is asked to (``cache_control``), which we never do; others do so by themselves.
+    """
+    return not (account.sdk == "anthropic" and is_at_vendor(account.sdk, account.base_url))
 
 
 def can_be_turned(denial: Denial, of_answer: int | None) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from autopack_mcp.bounds import CallBounds, bounds_of, can_be_turned, in_parts, why_unbounded
+from autopack_mcp.bounds import CallBounds, bounds_of, can_be_turned, in_parts, may_write_cache, why_unbounded
 from autopack_mcp.budgets.call_rules import RulesOf
 from autopack_mcp.budgets.caps import CallScope
 from autopack_mcp.budgets.ledger import Ledger, Reservation, RunFence, settle
@@ -265,12 +265,12 @@ class CallDoor:
         account = settings.providers[model.provider]
         purpose: Purpose = "rehearsal" if facts.rules is not None and facts.rules.is_rehearsal else "run"
         counter = self._counter(account) if purpose == "run" and model.name not in asking.counts else None
-        promise = replace(self._promise(asking, model, purpose), is_rough=counter is not None)
+        promise = self._promise(asking, model, account, purpose, is_rough=counter is not None)
         outcome = await self._promised(asking, promise, will_wait=will_wait)
         if isinstance(outcome, Denial) and counter is not None:
             if can_be_turned(outcome, self._of_answer(outcome, promise)):
                 asking.counts[model.name] = await counter.count_input_tokens(asking.call(promise))
-            promise = self._promise(asking, model, purpose)
+            promise = self._promise(asking, model, account, purpose)
             outcome = await self._promised(asking, promise, will_wait=will_wait)
         if isinstance(outcome, Denial):
             return in_parts(outcome, self._of_answer(outcome, promise), asking.counts.get(model.name))
@@ -300,19 +300,28 @@ class CallDoor:
         with suppress(AutopackError):  # Then nothing was, and nobody is left to be told why.
             await self._ledger.release(call_id)
 
-    def _promise(self, asking: _Asking, model: ModelSettings, purpose: Purpose) -> Reservation:
-        ask, bounds, now = asking.ask, asking.bounds(model), self._clock.now()
-        book, (of_input, of_output) = self._price_book(), (bounds.input_tokens, bounds.output_tokens)
+    def _promise(
+        self,
+        asking: _Asking,
+        model: ModelSettings,
+        account: ProviderSettings,
+        purpose: Purpose,
+        *,
+        is_rough: bool = False,
+    ) -> Reservation:
+        ask, bounds = asking.ask, asking.bounds(model)
+        weight = (model.provider, model.name, bounds.input_tokens, bounds.output_tokens, self._clock.now())
         return Reservation(
             call_id=f"c-{secrets.token_hex(8)}",
             scope=CallScope(model.provider, ask.role, purpose, ask.run_id, ask.phase_id),
             model=model.name,
-            bound_input=of_input,
-            bound_output=of_output,
-            bound_nano=book.upper_bound_nano(model.provider, model.name, of_input, of_output, now),
+            bound_input=bounds.input_tokens,
+            bound_output=bounds.output_tokens,
+            bound_nano=self._price_book().upper_bound_nano(*weight, may_write_cache=may_write_cache(account)),
             lease_s=asking.timeout_s + LEASE_MARGIN_S,
             attempt=ask.attempt,
             category=ask.category,
+            is_rough=is_rough,
         )
 
     # ── calling and settling ─────────────────────────────────────────────────────────────────────────────────────────

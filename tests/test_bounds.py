@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopack_mcp.bounds import CallBounds, bounds_of, can_be_turned, in_parts, why_unbounded
+from autopack_mcp.bounds import CallBounds, bounds_of, can_be_turned, in_parts, may_write_cache, why_unbounded
+from autopack_mcp.config.settings import ProviderSettings
 from autopack_mcp.errors import Denial, RequestRefused
 from autopack_mcp.providers.base import ChatMessage, InputCount
 from autopack_mcp.providers.counts import Tokenizer, tokenizer
@@ -116,6 +118,26 @@ def test_a_model_that_does_more_than_write_has_no_bound(model: str) -> None:
 @pytest.mark.parametrize("model", ["gpt-6.1-sol", "claude-opus-5-5", "imagine-1", "research-7b"])
 def test_a_model_of_text_alone_has_one(model: str) -> None:
     assert why_unbounded(model) is None
+
+
+# --- what a dollar bound need not hold
+
+
+@pytest.mark.parametrize(
+    "sdk, base_url, may",
+    [
+        ("anthropic", None, False),
+        ("anthropic", "https://api.anthropic.com", False),
+        ("anthropic", "https://api.anthropic.com.example", True),
+        ("anthropic", "http://127.0.0.1:8080", True),
+        ("openai", None, True),
+        ("openai", "https://api.openai.com/v1", True),
+    ],
+)
+def test_only_at_anthropic_itself_no_cache_is_ever_written_unasked(
+    sdk: Literal["openai", "anthropic"], base_url: str | None, may: bool
+) -> None:
+    assert may_write_cache(ProviderSettings("a", sdk, "chat", base_url)) == may
 
 
 # --- denials

@@ -18,7 +18,7 @@ from autopack_mcp.providers.base import (
     InputCount,
     ProviderCall,
     ProviderReply,
-    is_reached_at,
+    is_at_vendor,
 )
 from autopack_mcp.providers.counts import count_in_time, with_margin
 from autopack_mcp.providers.events import name_in, object_in, text_in
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from anthropic._types import RequestOptions
 
 _VENDOR_URL = "https://api.anthropic.com"
-_VENDOR_DOMAIN = "anthropic.com"
 
 _COUNTED_PARTS = ("model", "messages", "system")  # Of a request, those that its count takes.
 
@@ -85,7 +84,7 @@ class AnthropicProvider:
 
         Only at Anthropic's own address: other servers answer the same question with somebody else's tokenizer.
         """
-        if not is_reached_at(self._settings.base_url or _VENDOR_URL, _VENDOR_DOMAIN):
+        if not is_at_vendor("anthropic", self._settings.base_url):
             return None
         tokens = await count_in_time(Asked(self._settings, call, self._api_key), self._clock, self._count)
         return None if tokens is None else InputCount(with_margin(tokens), "Anthropic's own count")

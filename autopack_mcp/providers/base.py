@@ -6,12 +6,15 @@ It owns the words (message, call, reply, observation); it does not retry (``paci
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
+from autopack_mcp.config.settings import Sdk
 from autopack_mcp.usage.event import ReportedUsage
+
+_VENDOR_DOMAINS: Mapping[Sdk, str] = {"openai": "openai.com", "anthropic": "anthropic.com"}
 
 FinishReason = Literal["stop", "length", "refused", "other"]
 
@@ -109,7 +112,9 @@ def format_tokens(messages: Sequence[ChatMessage]) -> int:
     return PROMPT_FORMAT_TOKENS + MESSAGE_FORMAT_TOKENS * len(messages)
 
 
-def is_reached_at(url: str, domain: str) -> bool:
-    """Whether requests to ``url`` go to a vendor's own domain, and not to some other server that speaks its API."""
-    host = urlsplit(url).hostname or ""
+def is_at_vendor(sdk: Sdk, base_url: str | None) -> bool:
+    """Whether requests go to the vendor of an SDK itself, and not to some other server that speaks its API."""
+    if base_url is None:
+        return True
+    host, domain = urlsplit(base_url).hostname or "", _VENDOR_DOMAINS[sdk]
     return host == domain or host.endswith(f".{domain}")

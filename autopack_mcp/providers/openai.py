@@ -20,7 +20,7 @@ from autopack_mcp.providers.base import (
     ProviderCall,
     ProviderReply,
     format_tokens,
-    is_reached_at,
+    is_at_vendor,
 )
 from autopack_mcp.providers.counts import count_in_time, openai_tokens
 from autopack_mcp.providers.events import name_in, object_in, objects_in, text_in
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from openai._types import RequestOptions
 
 _VENDOR_URL = "https://api.openai.com/v1"
-_VENDOR_DOMAIN = "openai.com"
 
 _COUNTED_PARTS = ("model", "input", "instructions")  # Of a Responses request, those that its count takes.
 
@@ -303,7 +302,7 @@ def _reply(text: str, model: str, reason: FinishReason, usage: UsageSeen) -> Pro
 
 def _is_vendor(base_url: str | None) -> bool:
     """Whether the requests go to OpenAI itself."""
-    return is_reached_at(base_url or _VENDOR_URL, _VENDOR_DOMAIN)
+    return is_at_vendor("openai", base_url)
 
 
 def _tier(base_url: str | None) -> JsonObject:

@@ -164,18 +164,27 @@ class PriceBook:
         return _joined(prices)
 
     def upper_bound_nano(
-        self, provider: str, model: str, input_tokens_bound: int, output_tokens_bound: int, at: datetime
+        self,
+        provider: str,
+        model: str,
+        input_tokens_bound: int,
+        output_tokens_bound: int,
+        at: datetime,
+        *,
+        may_write_cache: bool = True,
     ) -> int | None:
         """The most that a call within these bounds can cost, rounded up; None when no price is known.
 
         Takes the dearest way the list knows to bill the input (a 1 hour cache write often costs twice the input), the
         dearest long-context step within reach, and the dearest place to compute. Not in it, because we never ask for
-        them: priority and fast processing, and searches by the provider's own tools.
+        them: priority and fast processing, and searches by the provider's own tools; nor writing a cache, where
+        ``may_write_cache`` says that nobody asks for that either.
         """
         rates = self._rates(provider, model, at, _Serving())
         if rates is None or rates.input is None or rates.output is None:
             return None
-        of_input = [rates.input, rates.cache_read, rates.cache_write, rates.cache_write_1h]
+        of_input = [rates.input, rates.cache_read]
+        of_input += [rates.cache_write, rates.cache_write_1h] if may_write_cache else []
         of_output = [rates.output, rates.reasoning]
         tokens = _dearest(of_input, input_tokens_bound) * input_tokens_bound
         tokens += _dearest(of_output, input_tokens_bound) * output_tokens_bound

@@ -35,6 +35,15 @@ def counts(parts: list[int], output: int, draw: random.Random) -> TokenCounts:
     return TokenCounts(uncached, read, write_5m, write_1h, write_other, output, draw.randint(0, output))
 
 
+def test_where_no_cache_is_written_its_price_is_not_promised() -> None:
+    at_anthropic = ("anthropic", "claude-sonnet-4-5", 1_000, 0, AT)
+    dearest = BOOK.upper_bound_nano(*at_anthropic)
+    without = BOOK.upper_bound_nano(*at_anthropic, may_write_cache=False)
+    plain = BOOK.price(*at_anthropic[:2], TokenCounts(uncached_input=1_000), AT)
+    assert plain is not None
+    assert (dearest, without) == (2 * plain.cost_nano, plain.cost_nano)
+
+
 @pytest.mark.parametrize("vendor", VENDORS)
 def test_no_listed_model_can_bill_more_than_its_bound(vendor: str) -> None:
     draw = random.Random(vendor)
