@@ -75,7 +75,8 @@ def reprice(
 ) -> Repricing:
     """Price every call again by ``book``, at the date on which it was reserved; rehearsals bought nothing.
 
-    A call whose usage nobody knows was written down as its whole reservation, so it is priced as an upper bound again.
+    A call whose usage nobody knows was written down as its whole reservation, which stands; where that had no price, it
+    is an upper bound by today's.
     """
     sums: dict[tuple[str, str], _Sum] = {}
     for rows in _batches(connection, since, before):
@@ -179,7 +180,10 @@ def _cost_now(book: PriceBook, row: RowMapping, lines: Sequence[UsageLine]) -> t
     if row["status"] == "failed" and not counts.total:
         return 0, None  # Refused before anything was billed.
     if row["usage_source"] in ("estimated", "expired") and row["status"] != "external":
-        return book.upper_bound_nano(provider, model, counts.total_input, counts.output, at), None
+        # A promise, not a price: how its input may be billed was known when it was made, and is written nowhere.
+        recorded: int | None = row["cost_nano"]
+        bound = book.upper_bound_nano(provider, model, counts.total_input, counts.output, at)
+        return bound if recorded is None else recorded, None
     usage = ReportedUsage(
         lines=tuple(lines) or (UsageLine(_listed_model(row["price_version"]), counts),),
         service_tier=row["service_tier"],

@@ -133,15 +133,17 @@ def test_the_name_that_came_back_is_found_in_the_recorded_price(database: Databa
 
 
 @pytest.mark.parametrize("source, status", [("estimated", "failed"), ("expired", "expired")])
-def test_a_call_that_was_charged_its_reservation_is_priced_as_a_bound(
-    database: Database, source: str, status: str
+@pytest.mark.parametrize("recorded, dollars", [(None, 11), (7 * 10**9, 7)], ids=["without a price", "with one"])
+def test_a_reservation_that_was_charged_stands_and_is_a_bound_where_it_had_no_price(
+    database: Database, source: str, status: str, recorded: int | None, dollars: int
 ) -> None:
-    booked(database, scope=call_scope(provider="anthropic"), model="claude-opus-5", usage_source=source, status=status)
+    scope = call_scope(provider="anthropic")
+    booked(database, scope=scope, model="claude-opus-5", usage_source=source, status=status, cost_nano=recorded)
 
     found = only(database)
 
     # A 1 hour cache write costs twice the input, in the US a tenth more.
-    assert found.repriced_usd == 11
+    assert found.repriced_usd == dollars
     assert found.versions == ()
 
 
