@@ -20,7 +20,7 @@ from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.database.engine import Database
 from autopack_mcp.notes import Note, notes_in_force
 from autopack_mcp.routing.model_router import RoutingSnapshot
-from autopack_mcp.routing.snapshot import RunRules, SnapshotReader
+from autopack_mcp.routing.snapshot import RunRules, SnapshotReader, StandingsOnDemand
 
 T = TypeVar("T")
 
@@ -79,9 +79,10 @@ class CallFactsReader:
             if self._changes is None:
                 return CallFacts(self._snapshots.read(connection, rules, settings), rules)
             ask = self._database.read_kept
-            return CallFacts(self._snapshots.read_on_demand(connection, ask, rules, settings), rules)
+            return CallFacts(self._snapshots.read_on_demand(connection, ask, rules, settings, likely), rules)
 
         key = (run_id, phase_id, attempt) if run_id else None
+        likely = _looked_at(self._facts.get(key), settings)
         found = await self._fresh(self._facts, key, read, settings, self._visible_keys(settings))
         # Overrides expire by the clock alone.
         return replace(found, snapshot=replace(found.snapshot, at=self._clock.now()))
@@ -118,6 +119,12 @@ class CallFactsReader:
             del kept[next(iter(kept))]  # The one not asked for longest.
         kept[key] = found
         return found.found
+
+
+def _looked_at(kept: _Kept[CallFacts] | None, settings: Settings) -> tuple[str, ...]:
+    """The accounts that the last choice of this kind came to: the next one will come to them, too."""
+    standings = None if kept is None or kept.settings is not settings else kept.found.snapshot.standings
+    return standings.read_already if isinstance(standings, StandingsOnDemand) else ()
 
 
 def _is_recent(kept: _Kept[T], now: datetime) -> bool:

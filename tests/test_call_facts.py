@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -39,10 +39,15 @@ class CountedReader(SnapshotReader):
         return super().read(connection, rules, settings)
 
     def read_on_demand(
-        self, connection: Connection, ask: Asker, rules: RunRules | None, settings: Settings
+        self,
+        connection: Connection,
+        ask: Asker,
+        rules: RunRules | None,
+        settings: Settings,
+        likely: Sequence[str] = (),
     ) -> RoutingSnapshot:
         self.reads += 1
-        return super().read_on_demand(connection, ask, rules, settings)
+        return super().read_on_demand(connection, ask, rules, settings, likely)
 
 
 class World:
@@ -185,12 +190,21 @@ async def test_an_account_is_added_up_only_when_a_choice_looks_at_it(
     assert (list(standings), len(standings), "openai" in standings, "nobody" in standings) == (
         list(world.config.providers), 2, True, False,
     )  # fmt: skip
-    assert standings._read == {}
+    assert list(standings.read_already) == []
     choose(facts.snapshot, "builder", "ui", "low")
-    assert list(standings._read) == ["openai"]
+    assert list(standings.read_already) == ["openai"]
     assert dict(standings) == database.read_now(provider_standings, world.config, clock.now(), world.has_key)
     with pytest.raises(KeyError):
         standings["nobody"]
+
+
+@on_sqlite
+async def test_an_account_that_was_looked_at_is_read_again_with_the_rest(world: World, database: Database) -> None:
+    await world.decision()
+    spend(database, 7)
+    standings = (await world.reader.facts(world.config, None, None, None)).snapshot.standings
+    assert isinstance(standings, StandingsOnDemand)
+    assert list(standings.read_already) == ["openai"]
 
 
 @on_sqlite

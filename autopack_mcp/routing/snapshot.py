@@ -7,7 +7,7 @@ would be used. It chooses nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -92,7 +92,8 @@ class Asker(Protocol):
 class StandingsOnDemand(Mapping[str, ProviderStanding]):
     """Every configured provider's standing, each read when a choice first comes to it.
 
-    Most choices look at one account, and an account that no call has touched yet has to be added up.
+    Most choices look at one account, and an account that no call has touched yet has to be added up. ``read_already``
+    names those that a choice has come to.
     """
 
     def __init__(
@@ -115,11 +116,18 @@ class StandingsOnDemand(Mapping[str, ProviderStanding]):
         if provider not in self._read:
             if provider not in self._settings.providers:
                 raise KeyError(provider)
-            call = CallScope(provider, "", "rehearsal" if self._is_rehearsal else "run", self._run_id)
-            self._read[provider] = self._ask(
-                lambda connection: provider_standing(connection, self._settings, call, self._at, self._has_key)
-            )
+            self._ask(lambda connection: self.read(connection, provider))
         return self._read[provider]
+
+    def read(self, connection: Connection, provider: str) -> None:
+        """Read one now, for whoever has a connection in hand and knows that it will be asked for."""
+        call = CallScope(provider, "", "rehearsal" if self._is_rehearsal else "run", self._run_id)
+        self._read[provider] = provider_standing(connection, self._settings, call, self._at, self._has_key)
+
+    @property
+    def read_already(self) -> tuple[str, ...]:
+        """The providers whose standing is at hand."""
+        return tuple(self._read)
 
     def __contains__(self, provider: object) -> bool:
         return provider in self._settings.providers
@@ -155,11 +163,21 @@ class SnapshotReader:
         return read_snapshot(connection, settings, self._clock.now(), self._has_key, self.unit_price, rules)
 
     def read_on_demand(
-        self, connection: Connection, ask: Asker, rules: RunRules | None, settings: Settings
+        self,
+        connection: Connection,
+        ask: Asker,
+        rules: RunRules | None,
+        settings: Settings,
+        likely: Sequence[str] = (),
     ) -> RoutingSnapshot:
-        """The same, but an account's standing is asked for when a choice first looks at it."""
+        """The same, but an account's standing is asked for when a choice first looks at it.
+
+        Those of the ``likely`` providers are read at once, because a connection is in hand.
+        """
         at = self._clock.now()
         standings = StandingsOnDemand(ask, settings, at, self._has_key, rules)
+        for provider in likely:
+            standings.read(connection, provider)
         return _snapshot(connection, settings, at, standings, self.unit_price, rules)
 
 
