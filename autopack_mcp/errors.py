@@ -23,6 +23,7 @@
     ├── UsageError
     │   ├── ImpossibleTokenCounts(parent, child)
     │   ├── UsageConflict(call_id)         same call, different numbers: be loud
+    │   ├── UsageTooOld(call_id, events_from)
     │   └── UnknownCall(call_id)
     └── DatabaseError
         ├── SchemaTooNew(found, supported)
@@ -369,6 +370,20 @@ class UsageConflict(UsageError):
     def __init__(self, call_id: str, detail: str) -> None:
         super().__init__(f"Call {call_id!r} is already booked with other numbers: {detail}.")
         self.call_id = call_id
+
+
+class UsageTooOld(UsageError):
+    """A call made elsewhere is from a time whose events were deleted by age, so it may have been counted already."""
+
+    code = "usage_too_old"
+
+    def __init__(self, call_id: str, events_from: datetime) -> None:
+        super().__init__(
+            f"Call {call_id!r} is from before {events_from:%Y-%m-%d}, and older events were deleted by age.",
+            hint="Leave it out: whether it was counted before, nobody can say any more.",
+        )
+        self.call_id = call_id
+        self.events_from = events_from
 
 
 class UnknownCall(UsageError):

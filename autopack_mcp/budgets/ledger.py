@@ -27,9 +27,11 @@ from autopack_mcp.database.bare import BareStatement
 from autopack_mcp.database.batch import takes_part
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.tables import reservations, runs, usage_events
-from autopack_mcp.errors import Denial, ImpossibleTokenCounts, LeaseLost, UnknownCall, UsageConflict
+from autopack_mcp.errors import Denial, ImpossibleTokenCounts, LeaseLost, UnknownCall, UsageConflict, UsageTooOld
 from autopack_mcp.usage.event import Purpose, TokenCounts, UsageEvent
+from autopack_mcp.usage.pruning import LEAST_KEPT_DAYS
 from autopack_mcp.usage.rollup import Charge, book, booked_event, rebook
+from autopack_mcp.usage.true_sums import pruned_before
 
 __all__ = [
     "Ledger", "Reservation", "RunFence", "ScopeUse", "book_external", "expire_overdue", "release", "reserve",
@@ -77,6 +79,17 @@ _IS_KNOWN = BareStatement(
     lambda _: union_all(
         select(usage_events.c.call_id).where(usage_events.c.call_id == bindparam("wanted_call")),
         select(reservations.c.call_id).where(reservations.c.call_id == bindparam("wanted_call")),
+    )
+)
+_TWIN = BareStatement(
+    lambda _: (
+        select(usage_events.c.call_id)
+        .where(
+            usage_events.c.provider == bindparam("wanted_provider"),
+            usage_events.c.response_id == bindparam("wanted_response"),
+        )
+        .order_by(usage_events.c.recorded_at.desc())
+        .limit(1)
     )
 )
 _PROMISE = BareStatement(lambda _: insert(reservations))
@@ -193,7 +206,9 @@ class Ledger:
         """Book a call made elsewhere: no reservation, counted against every cap, a breach when it passes one.
 
         Raises:
-            UsageConflict: the call is booked with other numbers, or was reserved here and must be settled.
+            UsageConflict: the call is booked with other numbers, or was reserved here and must be settled; or its
+                answer is one that was asked for here, with other numbers.
+            UsageTooOld: it is from before the events that were kept, so it may have been counted already.
         """
         self._database.write_now(book_external, event, self.rules(), self._clock.now())
 
@@ -264,13 +279,18 @@ def expire_overdue(connection: Connection, rules_of: RulesOf, now: datetime) -> 
 
 @takes_part
 def book_external(connection: Connection, event: UsageEvent, rules_of: RulesOf, now: datetime) -> None:
-    """See ``Ledger.book_external``; idempotent on ``call_id``."""
+    """See ``Ledger.book_external``; idempotent on ``call_id``, and on the provider's answer, of which the last wins."""
     if _IS_KNOWN.row(connection, {"wanted_call": event.call_id}) is not None:
         booked = booked_event(connection, event.call_id)
         if booked is None:
             raise UsageConflict(event.call_id, "it was reserved here, so only a settle can book it")
         _check_same(event, booked[0])
         return
+    twin = _same_answer(connection, event)
+    if twin is not None:
+        _book_again(connection, twin, event, rules_of, now)
+        return
+    _check_age(connection, event, now)
     charge = Charge(event.counts.total, event.cost_nano or 0)
     book(connection, event, charge, now)
     uses = _move_settled(connection, event, charge)
@@ -347,6 +367,42 @@ def _correct(
     excess = _excess(charge, expired_charge)
     uses = _move_settled(connection, event, excess)
     _measure(connection, event, uses, rules_of, excess, now)
+
+
+def _same_answer(connection: Connection, event: UsageEvent) -> tuple[UsageEvent, Charge] | None:
+    """The newest booking of the provider's same answer, under whatever call id; None when it is not booked."""
+    if not event.response_id:
+        return None
+    wanted = {"wanted_provider": event.provider, "wanted_response": event.response_id}
+    found = _TWIN.row(connection, wanted)
+    return None if found is None else booked_event(connection, found[0])
+
+
+def _book_again(
+    connection: Connection, booked: tuple[UsageEvent, Charge], event: UsageEvent, rules_of: RulesOf, now: datetime
+) -> None:
+    """An answer that is reported twice counts once, as it was reported last; what we asked ourselves we know better."""
+    old, old_charge = booked
+    if old.counts == event.counts:
+        return
+    if old.status != "external":
+        raise UsageConflict(old.call_id, f"its answer {event.response_id!r} is reported as made elsewhere")
+    charge = Charge(event.counts.total, event.cost_nano or 0)
+    # It stays one row under its first call id, so that repeating the first report is still known for a repetition.
+    event = replace(event, call_id=old.call_id)
+    rebook(connection, old, old_charge, event, charge, now)
+    _move_settled(connection, old, Charge(-old_charge.tokens, -old_charge.nano_usd))
+    uses = _move_settled(connection, event, charge)
+    _measure(connection, event, uses, rules_of, _excess(charge, old_charge), now)
+
+
+def _check_age(connection: Connection, event: UsageEvent, now: datetime) -> None:
+    """Refuse what is older than the events that are left: whether it was counted before, nobody can say any more."""
+    if event.occurred_at >= now - timedelta(days=LEAST_KEPT_DAYS):
+        return  # Nothing that young is ever deleted, so most bookings need not ask.
+    since = pruned_before(connection)
+    if since is not None and event.occurred_at < since:
+        raise UsageTooOld(event.call_id, since)
 
 
 def _check_same(event: UsageEvent, booked: UsageEvent) -> None:
