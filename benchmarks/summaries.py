@@ -42,7 +42,7 @@ from benchmarks.machine import machine
 
 NOW = datetime(2026, 11, 22, 21, 30, tzinfo=UTC)  # A Sunday evening: the week is as full as it gets.
 ROUNDS = 9
-QUESTIONS = 4  # Of each kind between two scans, which take as long as all of these.
+QUESTIONS = 25  # Of each kind in a round: some seconds in all, longer than what disturbs a machine for a moment.
 QUOTA_CHECKS = 5_000
 EVENTS_PER_RUN = 500  # Two thousand runs at a million events.
 PHASES, TIERS = 12, 4
@@ -253,7 +253,7 @@ class Times:
     quota_us: float
 
 
-def asked(folder: Path, load: Load, *, with_scan: bool) -> Times:
+def asked(folder: Path, load: Load, questions: int, *, with_scan: bool) -> Times:
     """Ask one ledger all there is to ask, ours and the scan in turn."""
     clock = ManualClock(NOW)
     file = folder / f"{load.events}.db"
@@ -274,7 +274,7 @@ def asked(folder: Path, load: Load, *, with_scan: bool) -> Times:
         assert len(of_run.tiers) == TIERS, of_run
         bounds = {"start": to_us(found.starts_at), "end": to_us(found.ends_at)}
         for _ in range(ROUNDS):
-            for _ in range(QUESTIONS):
+            for _ in range(questions):
                 week.measure(lambda: summaries.usage_now("week"))
                 run.measure(lambda: summaries.run_usage_now(run_id))
             if with_scan:
@@ -316,11 +316,11 @@ def _assert_same(found: UsageSummary, rows: list[tuple[Any, ...]]) -> None:
         assert scanned == {getattr(part, key): part.total_tokens for part in parts}, key
 
 
-def measure(loads: tuple[Load, Load]) -> dict[str, object]:
+def measure(loads: tuple[Load, Load], questions: int = QUESTIONS) -> dict[str, object]:
     """The numbers. ``growth`` is what the week takes at the larger ledger, over the smaller one."""
     with tempfile.TemporaryDirectory() as folder:
-        small = asked(Path(folder), loads[0], with_scan=True)
-        large = asked(Path(folder), loads[1], with_scan=False)
+        small = asked(Path(folder), loads[0], questions, with_scan=True)
+        large = asked(Path(folder), loads[1], questions, with_scan=False)
     return {
         "week_ms_1m": round(small.week_ms, 2),
         "run_ms_1m": round(small.run_ms, 2),
