@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Literal
 from unicodedata import is_normalized, normalize
 
@@ -69,6 +70,7 @@ def _bytes(text: str) -> int:
     return max(sizes + [len(normalize(form, text).encode()) for form in _FORMS if not is_normalized(form, text)])
 
 
+@lru_cache(256)  # Every call asks, about the few models there are.
 def why_unbounded(model: str) -> str | None:
     """Why no reservation would bound what a model costs, as the end of a sentence; None for a model of text alone."""
     does = next((does for pattern, does in _UNBOUNDED.items() if fnmatchcase(model.lower(), pattern)), None)

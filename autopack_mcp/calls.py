@@ -264,21 +264,21 @@ class CallDoor:
             raise NoRoute(ask.role, ask.category, ask.complexity, why)
         account = settings.providers[model.provider]
         purpose: Purpose = "rehearsal" if facts.rules is not None and facts.rules.is_rehearsal else "run"
-        counter = self._counter(account) if purpose == "run" and model.name not in asking.counts else None
-        promise = self._promise(asking, model, account, purpose, is_rough=counter is not None)
+        is_rough = purpose == "run" and model.name not in asking.counts
+        promise = self._promise(asking, model, account, purpose, is_rough=is_rough)
         outcome = await self._promised(asking, promise, will_wait=will_wait)
-        if isinstance(outcome, Denial) and counter is not None:
+        if isinstance(outcome, Denial) and is_rough:
             if can_be_turned(outcome, self._of_answer(outcome, promise)):
-                asking.counts[model.name] = await counter.count_input_tokens(asking.call(promise))
+                asking.counts[model.name] = await self._counted(account, asking.call(promise))
             promise = self._promise(asking, model, account, purpose)
             outcome = await self._promised(asking, promise, will_wait=will_wait)
         if isinstance(outcome, Denial):
             return in_parts(outcome, self._of_answer(outcome, promise), asking.counts.get(model.name))
         return Try(decision, account, promise, outcome, self._clock.now())
 
-    def _counter(self, account: ProviderSettings) -> InputCounter | None:
+    async def _counted(self, account: ProviderSettings, call: ProviderCall) -> InputCount | None:
         provider = self._opened(account)
-        return provider if isinstance(provider, InputCounter) else None
+        return await provider.count_input_tokens(call) if isinstance(provider, InputCounter) else None
 
     def _of_answer(self, denial: Denial, promise: Reservation) -> int | None:
         """What the longest answer alone takes, in the unit of the denial; None when nobody knows its price."""
