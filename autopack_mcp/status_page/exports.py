@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 
+import anyio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -19,6 +20,7 @@ from autopack_mcp.usage.export import MEDIA_TYPES, Export, asked_export, export_
 
 AT_ONCE = 2  # Each holds a connection and a thread, and keeps the database from tidying up behind it while it reads.
 RETRY_AFTER_S = 10
+LONGEST_S = 600  # A million rows take half a minute; a browser that stopped reading must not hold its place for ever.
 
 
 class Exports:
@@ -71,7 +73,9 @@ class _Download(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            # Cut off without its last piece, so that nobody takes what came for all there is.
+            with anyio.move_on_after(LONGEST_S):
+                await super().__call__(scope, receive, send)
         finally:
             # A browser that goes away ends the sending, not the reading: that ends here.
             self._pieces.close()

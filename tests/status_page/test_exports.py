@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import StringIO
 
+import anyio
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from autopack_mcp.budgets.ledger import book_external
 from autopack_mcp.clock import ManualClock
@@ -149,4 +151,24 @@ def test_one_more_than_may_run_at_once_is_told_to_come_back(busy: Busy) -> None:
 def test_a_download_that_fails_in_the_middle_is_counted_off(busy: Busy, database: Database) -> None:
     database.write_now(lambda connection: connection.exec_driver_sql("DROP TABLE usage_events"))
     busy.client.get("/usage.csv")
+    assert busy.exports.running == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("engine", ["sqlite"])
+async def test_a_browser_that_goes_away_gives_its_place_back(busy: Busy, database: Database) -> None:
+    await database.write(book_external, usage_event(), held_against(), NOON)
+    scope = {"type": "http", "method": "GET", "path": "/usage.csv", "query_string": b"", "headers": []}
+    download = await busy.exports.answer(Request(scope), 0)
+    assert busy.exports.running == 1
+
+    async def never_ready(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await anyio.sleep_forever()
+
+    async def gone() -> Message:
+        return {"type": "http.disconnect"}
+
+    with anyio.fail_after(5):
+        await download(scope, gone, never_ready)
     assert busy.exports.running == 0
