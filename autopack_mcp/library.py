@@ -111,7 +111,7 @@ class LlmService:
         phase_id: str | None = None,
         run_context: Mapping[str, Any] | None = None,
         project_rules: str | None = None,
-        verification_output: str = "",
+        verification_output: str | None = None,
     ) -> AuditorResult:
         """See ``llm_service.AsyncLlmService.execute_auditor_review``."""
         return self._loop.call(

@@ -148,7 +148,7 @@ class AsyncLlmService:
         phase_id: str | None = None,
         run_context: Mapping[str, Any] | None = None,
         project_rules: str | None = None,
-        verification_output: str = "",
+        verification_output: str | None = None,
     ) -> AuditorResult:
         """Let the auditor of this phase review a diff.
 
@@ -212,7 +212,9 @@ class AsyncLlmService:
         except UnusableReply as error:
             return BuilderAnswer(answer, None, error.reason)
 
-    async def ask_auditor(self, phase: PhaseSpec, diff: str, verification: str, account: PhaseAccount) -> AuditorResult:
+    async def ask_auditor(
+        self, phase: PhaseSpec, diff: str, verification: str | None, account: PhaseAccount
+    ) -> AuditorResult:
         """The auditor's verdict on a diff; asked for once more when it cannot be read (contract 21)."""
         answers: list[Answer] = []
         error = ""

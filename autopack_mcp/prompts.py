@@ -47,18 +47,24 @@ def builder_messages(
 
 
 def auditor_messages(
-    phase: PhaseSpec, diff: str, verification: str, rules: str, notes: Sequence[Note]
+    phase: PhaseSpec, diff: str, verification: str | None, rules: str, notes: Sequence[Note]
 ) -> tuple[ChatMessage, ...]:
-    """The prompt for the review of one diff."""
-    shown = without_terminal_codes(verification)[-VERIFY_OUTPUT_SHOWN:]
+    """The prompt for the review of one diff. ``verification`` is what the command printed, None when there was none."""
     parts = [
         _phase(phase),
         _rules(rules),
         _notes(notes),
-        _section("Verification [data]", _quoted(shown) if shown else "There was no verification command."),
+        _section("Verification [data]", _verified(verification)),
         _section("Diff [data]", _quoted(diff)),
     ]
     return ChatMessage("system", _AUDITOR), ChatMessage("user", _joined(parts))
+
+
+def _verified(output: str | None) -> str:
+    if output is None:
+        return "There was no verification command."
+    shown = without_terminal_codes(output)[-VERIFY_OUTPUT_SHOWN:]
+    return _quoted(shown) if shown.strip() else "The verification command succeeded and printed nothing."
 
 
 def agent_messages(messages: Sequence[ChatMessage], notes: Sequence[Note]) -> tuple[ChatMessage, ...]:

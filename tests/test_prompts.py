@@ -57,8 +57,13 @@ def test_the_auditor_is_told_the_format_the_diff_and_the_verification() -> None:
 
 
 def test_without_a_verification_the_auditor_is_told_so() -> None:
-    _, user = auditor_messages(PHASE, "+x", "", "", ())
+    _, user = auditor_messages(PHASE, "+x", None, "", ())
     assert "There was no verification command." in user.content
+
+
+def test_a_verification_that_succeeded_without_a_word_is_told_as_that() -> None:
+    _, user = auditor_messages(PHASE, "+x", "\n", "", ())
+    assert "The verification command succeeded and printed nothing." in user.content
 
 
 def test_of_a_long_verification_the_auditor_reads_the_end() -> None:

@@ -196,9 +196,7 @@ class Executor:
     async def _audit(self, job: StepJob) -> Outcome:
         await self._sync_notes(job.run)
         attempt = job.open_attempt
-        result = await self._auditor.ask_auditor(
-            _spec(job), attempt.diff or "", attempt.verify_output or "", _account(job)
-        )
+        result = await self._auditor.ask_auditor(_spec(job), attempt.diff or "", _verification(attempt), _account(job))
         return _judged(result)
 
     async def _commit(self, job: StepJob) -> Outcome:
@@ -253,6 +251,11 @@ def _needs_a_person(error: ProviderError) -> bool:
 
 def _committed(job: StepJob, commit: str) -> WasCommitted:
     return WasCommitted(commit, job.open_attempt.summary or job.phase.name)
+
+
+def _verification(attempt: AttemptRecord) -> str | None:
+    """What the green verification printed, None when the plan has none."""
+    return attempt.verify_output or "" if attempt.verify_outcome == "green" else None
 
 
 def _spec(job: StepJob) -> PhaseSpec:
