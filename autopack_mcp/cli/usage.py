@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from click.core import ParameterSource
 
 from autopack_mcp.cli.exporting import export
 from autopack_mcp.cli.ledger import check, prune, rebuild, reprice
@@ -28,6 +29,7 @@ def usage(
 ) -> None:  # fmt: skip
     """Show what was spent in a window or from one date to another, on what, and against which caps."""
     if context.invoked_subcommand is not None:
+        _refuse_options_before(context, context.invoked_subcommand)
         return
     with opened() as autopack:
         if run is not None:
@@ -36,6 +38,12 @@ def usage(
         else:
             found = autopack.summaries.usage_now(period, offset, from_=from_, to=to, with_runs=with_runs)
             print_json(found) if as_json else print_usage(found)
+
+
+def _refuse_options_before(context: click.Context, verb: str) -> None:
+    """An option in front of a sub-verb is not the sub-verb's: ignored, it would change what is asked without a word."""
+    if any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in context.params):
+        raise click.UsageError(f"Write the options behind {verb!r}, not before it.", context)
 
 
 usage.add_command(export)

@@ -90,6 +90,12 @@ def test_export_goes_to_a_pipe_or_into_a_file(home: Path, tmp_path: Path) -> Non
     assert [(row["day_start"], row["calls"]) for row in json.loads(file.read_text())] == [("2020-11-18T00:00:00Z", 1)]
 
 
+def test_options_before_a_sub_verb_are_refused_and_not_ignored(home: Path) -> None:
+    refused = run("--from", "2020-11-01", "export")
+    assert refused.exit_code == 2
+    assert "Write the options behind 'export', not before it." in refused.output
+
+
 def test_export_of_a_run_has_its_calls_of_any_time(home: Path) -> None:
     assert run("export", "--run", "R1").stdout_bytes.count(b"\r\n") == 2
 
