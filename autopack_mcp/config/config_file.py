@@ -7,6 +7,7 @@ re-reading on change; it never writes the file. ``app`` makes one ConfigFile, ev
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -38,6 +39,9 @@ class _Stamp:
     def is_fresh(self, now: datetime) -> bool:
         """True while another change could hide behind the same stamp; also when the file's time is in the future."""
         return now - datetime.fromtimestamp(self.modified_ns / 1e9, UTC) < FRESH_FOR
+
+
+log = logging.getLogger(__name__)
 
 
 class ConfigFile:
@@ -86,6 +90,9 @@ class ConfigFile:
         except ConfigError as error:
             if self._settings is None:
                 raise
+            if str(error) != str(self.problem):
+                # Once for each thing that is wrong: calls go on under the old settings, and whoever edits should know.
+                log.warning("the last good configuration stays in force: %s", error)
             self.problem = error
 
     def _text(self) -> tuple[str, str]:

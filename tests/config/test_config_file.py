@@ -148,6 +148,19 @@ def test_a_bad_file_leaves_the_last_good_settings_and_says_why(home: Home, later
     assert config.problem is said
 
 
+def test_a_file_that_became_bad_is_logged_once(
+    home: Home, later: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(home.models_file, GOOD)
+    config = find_config(None, home, clock=later)
+    config.current()
+    write(home.models_file, BAD)
+    for _ in range(3):
+        config.current()
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith(f"the last good configuration stays in force: {home.models_file}")
+
+
 @pytest.mark.parametrize("mended", [GOOD, OTHER], ids=["as it was", "otherwise"])
 def test_a_mended_file_is_in_force_and_the_problem_is_gone(home: Home, later: ManualClock, mended: str) -> None:
     write(home.models_file, GOOD)
