@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -64,7 +65,11 @@ def postgres() -> Iterator[PostgresServer]:
     """One PostgreSQL server for all tests of this process; tests that need a database of it ask for ``database``."""
     if reason := why_no_postgres():
         require_in_ci(reason)
-    with running_postgres() as running:
+    with ExitStack() as stack:
+        try:
+            running = stack.enter_context(running_postgres())
+        except (AssertionError, OSError) as error:
+            require_in_ci(f"PostgreSQL does not start: {error}")
         yield running
 
 

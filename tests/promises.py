@@ -895,6 +895,7 @@ DATABASES = (
                 "a_missing_driver_is_said_with_the_way_to_install_it",
             ),
             *_held("database/engine", "an_address_is_not_repeated_in_the_error_because_it_may_hold_a_password"),
+            *_held("cli/serving", "processes_find_postgresql_in_the_file_env_of_their_home"),
         ),
     ),
     Promise(

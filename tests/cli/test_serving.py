@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from autopack_mcp.app import machine_name, open_autopack
+from autopack_mcp.database.sqlite import known_fault
 from autopack_mcp.runs.supervision import supervisor_of
 from tests.projects import a_phase, a_plan, git, make_repository
 
@@ -133,6 +135,27 @@ def test_starting_a_run_brings_up_a_supervisor_that_finishes_it(environ: dict[st
     assert done.returncode == 0, done.stderr
     assert (status["state"], status["percent_complete"]) == ("succeeded", 100.0)
     assert git(repository, "rev-list", "--count", f"main..{status['branch']}") == "2"
+    log = (Path(environ["AUTOPACK_HOME"]) / "serve.log").read_text()
+    assert log.count("can, very rarely, damage") == int(known_fault(sqlite3.sqlite_version_info) is not None)
+
+
+def test_processes_find_postgresql_in_the_file_env_of_their_home(
+    environ: dict[str, str], tmp_path: Path, postgres_url: str
+) -> None:
+    home = Path(environ["AUTOPACK_HOME"])
+    home.mkdir()
+    (home / "env").touch(0o600)
+    (home / "env").write_text(f"AUTOPACK_DATABASE_URL='{postgres_url}'\n")
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(a_plan(make_repository(tmp_path / "project")), encoding="utf-8")
+
+    with ending_the_detached(environ):
+        done = autopack(environ, "start", str(plan), "--rehearse", "--wait")
+        status = json.loads(autopack(environ, "status", "--json").stdout)
+
+    assert done.returncode == 0, done.stderr
+    assert status["state"] == "succeeded"
+    assert not (home / "autopack.db").exists()
 
 
 def test_waiting_for_a_run_that_fails_ends_with_an_error_code(environ: dict[str, str], tmp_path: Path) -> None:

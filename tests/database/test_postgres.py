@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import Connection, insert, select, text, update
 
+from autopack_mcp.database.bare import BareStatement
 from autopack_mcp.database.engine import BUSY_TIMEOUT_S, Database
 from autopack_mcp.database.migrate import open_database
 from autopack_mcp.database.postgres import IDLE_LIMIT_S, WRITE_LOCK_KEY
@@ -31,6 +32,7 @@ def engine() -> str:
 
 
 WRONG = "battery-staple"
+BARE = BareStatement(lambda _: insert(run_events), ("run_id", "occurred_at", "kind", "why"))
 
 
 def note_event(connection: Connection, why: str = "because") -> None:
@@ -325,15 +327,20 @@ def test_a_server_that_is_gone_is_said_and_found_again_when_it_is_back(
     assert database.read_now(whys) == ["because"]
 
 
+def note_event_bare(connection: Connection) -> None:
+    BARE.run(connection, {"run_id": "R1", "occurred_at": 1, "kind": "test", "why": "because"})
+
+
+@pytest.mark.parametrize("write", [note_event, note_event_bare])
 def test_a_connection_that_ends_in_the_middle_of_a_write_takes_all_of_it_along(
-    database: Database, postgres: PostgresServer
+    database: Database, postgres: PostgresServer, write: Callable[[Connection], None]
 ) -> None:
     def write_and_lose(connection: Connection) -> None:
-        note_event(connection)
+        write(connection)
         pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
         with postgres.connect() as stranger:
             stranger.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
-        note_event(connection)
+        write(connection)
 
     with pytest.raises(DatabaseUnusable, match="was lost"):
         database.write_now(write_and_lose)

@@ -57,6 +57,12 @@ LIMIT_S = 10
 
 
 @pytest.fixture
+def engine() -> str:
+    """Git and the order of steps are tried here; their transactions are tried on both engines in the other files."""
+    return "sqlite"
+
+
+@pytest.fixture
 async def house(tmp_path: Path, empty_database: Path | str) -> AsyncIterator[House]:
     async with open_house(tmp_path, empty_database) as opened:
         yield opened
