@@ -216,8 +216,10 @@ def _make_cluster(folder: Path, binaries: Path) -> None:
 def _in(folder: Path) -> dict[str, Any]:
     """How the server's programs are started: in its folder, as somebody who is not root, without our variables."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
-    nobody = {"user": NOBODY, "group": "nogroup", "extra_groups": ()} if os.geteuid() == 0 else {}
-    return {"cwd": folder, "env": environment, **nobody}
+    if os.geteuid() != 0:
+        return {"cwd": folder, "env": environment}
+    group = pwd.getpwnam(NOBODY).pw_gid  # Its name differs from system to system.
+    return {"cwd": folder, "env": environment, "user": NOBODY, "group": group, "extra_groups": ()}
 
 
 def _installation() -> Path | None:
