@@ -43,8 +43,11 @@ class _Waiting(NamedTuple):
 _Answered = tuple[_Waiting, Any, BaseException | None]
 
 
-class _NotBegunError(Exception):
-    """The transaction could not even begin, so no operation is to blame."""
+class _NobodyToBlameError(Exception):
+    """The transaction could not begin, or nobody answered its commit: no operation is to blame, and none is repeated.
+
+    After an unanswered commit the server may have kept everything; repeating it could do everything twice.
+    """
 
     def __init__(self, reason: DBAPIError) -> None:
         super().__init__(str(reason))
@@ -128,8 +131,8 @@ class Writer:
     def _commit(self, batch: list[_Waiting]) -> None:
         try:
             results = self._in_one_transaction(batch)
-        except _NotBegunError as error:
-            # All waited for the same lock; trying each alone would make the last one wait a batch of timeouts.
+        except _NobodyToBlameError as error:
+            # Those that waited for a lock all waited for the same; each alone would wait a batch of timeouts in all.
             self._answer([(waiting, None, self._translated(error.reason)) for waiting in batch])
         except BaseException as error:  # noqa: BLE001  Whatever an operation raises is its caller's; this thread lives on.
             if len(batch) == 1:
@@ -174,14 +177,16 @@ class Writer:
 
     def _in_one_transaction(self, batch: list[_Waiting]) -> list[Any]:
         for remaining in reversed(range(RETRY_LIMIT)):
-            has_begun = False
+            has_begun = has_run = False
             try:
                 with self._engine.begin() as connection:
                     has_begun = True
-                    return _results(connection, batch)
+                    results = _results(connection, batch)
+                    has_run = True
+                return results
             except DBAPIError as error:
-                if not has_begun:
-                    raise _NotBegunError(error) from error
+                if not has_begun or (has_run and error.connection_invalidated):
+                    raise _NobodyToBlameError(error) from error
                 if not (remaining and _is_serialization_failure(error)):
                     raise
         raise AssertionError("unreachable: the last try either returned or raised")

@@ -10,6 +10,8 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Event
 
 import pytest
 from sqlalchemy import Connection, insert, select, text, update
@@ -361,3 +363,36 @@ def test_closing_gives_every_connection_back(database: Database, postgres: Postg
 
 def test_a_stranger_sees_who_we_are(database: Database) -> None:
     assert database.read_now(setting, "application_name") == "autopack-mcp"
+
+
+DIE_AT_COMMIT = """
+CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER dying AFTER INSERT ON run_events DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION die();
+"""
+
+
+def test_a_batch_whose_commit_nobody_answers_is_refused_and_not_repeated(database: Database) -> None:
+    database.write_now(lambda connection: connection.execute(text(DIE_AT_COMMIT)))
+    done: list[str] = []
+
+    def note(connection: Connection, why: str) -> None:
+        note_event(connection, why)
+        done.append(why)
+
+    is_held, go_on = Event(), Event()
+    held = database._writer.submit(lambda connection: (is_held.set(), go_on.wait(BUSY_TIMEOUT_S)))
+    assert is_held.wait(BUSY_TIMEOUT_S)
+    answers = [database._writer.submit(partial(_noted, note, why)) for why in ("one", "other")]
+    go_on.set()
+    held.result(BUSY_TIMEOUT_S)
+    for answer in answers:
+        with pytest.raises(DatabaseUnusable, match="connection to the database server was lost"):
+            answer.result(BUSY_TIMEOUT_S)
+    assert done == ["one", "other"]
+    assert database.read_now(whys) == []
+
+
+def _noted(note: Callable[[Connection, str], None], why: str, connection: Connection) -> None:
+    note(connection, why)
