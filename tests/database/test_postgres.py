@@ -377,14 +377,19 @@ def test_a_batch_whose_commit_nobody_answers_is_refused_and_not_repeated(databas
     database.write_now(lambda connection: connection.execute(text(DIE_AT_COMMIT)))
     done: list[str] = []
 
-    def note(connection: Connection, why: str) -> None:
+    def note(why: str, connection: Connection) -> None:
         note_event(connection, why)
         done.append(why)
 
     is_held, go_on = Event(), Event()
-    held = database._writer.submit(lambda connection: (is_held.set(), go_on.wait(BUSY_TIMEOUT_S)))
+
+    def hold(_connection: Connection) -> None:
+        is_held.set()
+        go_on.wait(BUSY_TIMEOUT_S)
+
+    held = database._writer.submit(hold)
     assert is_held.wait(BUSY_TIMEOUT_S)
-    answers = [database._writer.submit(partial(_noted, note, why)) for why in ("one", "other")]
+    answers = [database._writer.submit(partial(note, why)) for why in ("one", "other")]
     go_on.set()
     held.result(BUSY_TIMEOUT_S)
     for answer in answers:
@@ -392,7 +397,3 @@ def test_a_batch_whose_commit_nobody_answers_is_refused_and_not_repeated(databas
             answer.result(BUSY_TIMEOUT_S)
     assert done == ["one", "other"]
     assert database.read_now(whys) == []
-
-
-def _noted(note: Callable[[Connection, str], None], why: str, connection: Connection) -> None:
-    note(connection, why)
