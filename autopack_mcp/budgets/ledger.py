@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, insert, select, union_all, update
+from sqlalchemy import Connection, String, and_, bindparam, insert, select, union_all, update
 
 from autopack_mcp.budgets.alerts import raise_alerts
 from autopack_mcp.budgets.breaches import record_breaches
@@ -79,6 +79,10 @@ _IS_KNOWN = BareStatement(
     lambda _: union_all(
         select(usage_events.c.call_id).where(usage_events.c.call_id == bindparam("wanted_call")),
         select(reservations.c.call_id).where(reservations.c.call_id == bindparam("wanted_call")),
+        select(usage_events.c.call_id).where(
+            usage_events.c.provider == bindparam("wanted_provider"),
+            usage_events.c.response_id == bindparam("wanted_response", type_=String),
+        ),
     )
 )
 _TWIN = BareStatement(
@@ -280,15 +284,8 @@ def expire_overdue(connection: Connection, rules_of: RulesOf, now: datetime) -> 
 @takes_part
 def book_external(connection: Connection, event: UsageEvent, rules_of: RulesOf, now: datetime) -> None:
     """See ``Ledger.book_external``; idempotent on ``call_id``, and on the provider's answer, of which the last wins."""
-    if _IS_KNOWN.row(connection, {"wanted_call": event.call_id}) is not None:
-        booked = booked_event(connection, event.call_id)
-        if booked is None:
-            raise UsageConflict(event.call_id, "it was reserved here, so only a settle can book it")
-        _check_same(event, booked[0])
-        return
-    twin = _same_answer(connection, event)
-    if twin is not None:
-        _book_again(connection, twin, event, rules_of, now)
+    if _is_known(connection, event):
+        _book_known(connection, event, rules_of, now)
         return
     _check_age(connection, event, now)
     charge = Charge(event.counts.total, event.cost_nano or 0)
@@ -367,6 +364,28 @@ def _correct(
     excess = _excess(charge, expired_charge)
     uses = _move_settled(connection, event, excess)
     _measure(connection, event, uses, rules_of, excess, now)
+
+
+def _is_known(connection: Connection, event: UsageEvent) -> bool:
+    """Whether the call is booked or reserved, or its answer booked under another call id; one look for all three."""
+    wanted = {
+        "wanted_call": event.call_id,
+        "wanted_provider": event.provider,
+        "wanted_response": event.response_id or None,
+    }
+    return _IS_KNOWN.row(connection, wanted) is not None
+
+
+def _book_known(connection: Connection, event: UsageEvent, rules_of: RulesOf, now: datetime) -> None:
+    booked = booked_event(connection, event.call_id)
+    if booked is not None:
+        _check_same(event, booked[0])
+        return
+    if _found_reservation(connection, event.call_id) is not None:
+        raise UsageConflict(event.call_id, "it was reserved here, so only a settle can book it")
+    twin = _same_answer(connection, event)
+    assert twin is not None, "it was just found, and it is neither this call nor its reservation"
+    _book_again(connection, twin, event, rules_of, now)
 
 
 def _same_answer(connection: Connection, event: UsageEvent) -> tuple[UsageEvent, Charge] | None:

@@ -28,6 +28,7 @@ from autopack_mcp.budgets.caps import (
 from autopack_mcp.clock import from_us
 from autopack_mcp.config.settings import Settings, Window
 from autopack_mcp.database.bare import BareStatement
+from autopack_mcp.database.batch import batch_of
 from autopack_mcp.database.tables import order_firings, standing_orders
 from autopack_mcp.money import NANO_PER_USD
 from autopack_mcp.usage.windows import window_at
@@ -173,8 +174,27 @@ def orders_in_force(connection: Connection, run_id: str | None = None) -> tuple[
 
 def orders_about(connection: Connection, run_id: str | None) -> tuple[StandingOrder, ...]:
     """Every order in force that may concern a call of this run, or a call of no run; the ledger asks for each call."""
-    rows = _ABOUT.rows(connection, {"about_run": run_id})
-    return tuple(_from_driver(row) for row in rows)
+    batch = batch_of(connection)
+    if batch is not None:
+        return batch.keeper(_KeptOrders).about(connection, run_id)
+    return tuple(_from_driver(row) for row in _ABOUT.rows(connection, {"about_run": run_id}))
+
+
+class _KeptOrders:
+    """The orders in force, read once for all bookings of a transaction: none of these changes any."""
+
+    def __init__(self) -> None:
+        self._orders: tuple[StandingOrder, ...] | None = None
+
+    def about(self, connection: Connection, run_id: str | None) -> tuple[StandingOrder, ...]:
+        """See ``orders_about``."""
+        if self._orders is None:
+            self._orders = orders_in_force(connection)
+        return tuple(order for order in self._orders if order.run_id in (None, run_id))
+
+    def flush(self, connection: Connection) -> None:
+        """Forget them."""
+        self._orders = None
 
 
 def firings_of(connection: Connection, order_ids: Sequence[int], limit: int) -> tuple[Firing, ...]:
