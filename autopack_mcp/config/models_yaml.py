@@ -26,6 +26,7 @@ from autopack_mcp.config.settings import (
     ProviderSettings,
     QuotaRouting,
     RoleModels,
+    RunSettings,
     Sdk,
     Settings,
     family_model,
@@ -53,6 +54,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
         "defaults",
         "caps",
         "alerts",
+        "runs",
         "plan_folders",
         "allow_inline_plans",
     ),
@@ -69,6 +71,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "global": CAP_KEYS,
     "roles": CAP_KEYS,
     "alerts": ("levels_percent",),
+    "runs": ("at_once", "per_repository", "store_prompts", "keep_prompts_days"),
 }
 # The predecessor's spellings of keys that we have.
 OLD_KEYS: Mapping[str, tuple[str, ...]] = {
@@ -106,6 +109,9 @@ UNIMPLEMENTED_KEYS: Mapping[str, tuple[str, ...]] = {
 
 _APIS_OF_SDK: Mapping[Sdk, tuple[Api, ...]] = {"openai": ("chat", "responses"), "anthropic": ("messages",)}
 _NAME_LIMIT = 128
+_RUNS_LIMIT = 64  # Runs of one machine at a time; each holds a model's answer in memory and starts commands.
+_DAYS_LIMIT = 36_500
+_KEEP_NONE = "To keep no prompts write `store_prompts: false`."
 _PROVIDER_ZERO = "For no cap leave the key out; to use nothing of it, leave the provider out."
 _ANY_MODEL = ModelFamily("*", "")  # Bounds of a model in no family, where the file names none.
 _PROVIDER_ID = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z")
@@ -153,6 +159,7 @@ def _settings(root: Section, home: Home) -> Settings:
         global_caps=global_caps(caps),
         role_caps=role_caps(caps),
         alert_levels_percent=_alert_levels(root.section("alerts")),
+        runs=_runs(root.section("runs")),
         plan_folders=_plan_folders(root, home),
         allow_inline_plans=root.flag("allow_inline_plans", default=False),
     )
@@ -451,6 +458,18 @@ def _alert_levels(section: Section) -> tuple[int, ...]:
 
 def _is_percent(value: Value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 100
+
+
+def _runs(section: Section) -> RunSettings:
+    _check_keys(section, "runs")
+    usual = RunSettings()
+    return RunSettings(
+        at_once=section.whole("at_once", most=_RUNS_LIMIT) or usual.at_once,
+        per_repository=section.whole("per_repository", most=_RUNS_LIMIT) or usual.per_repository,
+        store_prompts=section.flag("store_prompts", default=usual.store_prompts),
+        keep_prompts_days=section.whole("keep_prompts_days", most=_DAYS_LIMIT, zero_hint=_KEEP_NONE)
+        or usual.keep_prompts_days,
+    )
 
 
 def _plan_folders(root: Section, home: Home) -> tuple[Path, ...]:

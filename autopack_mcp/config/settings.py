@@ -107,6 +107,20 @@ class QuotaRouting:
 
 
 @dataclass(frozen=True, slots=True)
+class RunSettings:
+    """How runs share a machine, and what is kept of their words.
+
+    ``at_once`` and ``per_repository`` are runs that one machine advances at the same time; ``keep_prompts_days`` is
+    after how many days stored prompts and replies go, ``store_prompts`` False keeps numbers only.
+    """
+
+    at_once: int = 4
+    per_repository: int = 2
+    store_prompts: bool = True
+    keep_prompts_days: int = 30
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All of models.yaml, validated: every model named below is in ``models``, every provider in ``providers``.
 
@@ -126,6 +140,7 @@ class Settings:
     global_caps: tuple[WindowCap, ...] = ()
     role_caps: Mapping[str, tuple[WindowCap, ...]] = field(default_factory=dict)
     alert_levels_percent: tuple[int, ...] = ALERT_LEVELS_PERCENT
+    runs: RunSettings = RunSettings()
     plan_folders: tuple[Path, ...] = ()
     allow_inline_plans: bool = False
     source: str = "packaged default"

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, inspect, text
 from autopack_mcp.database.engine import BUSY_TIMEOUT_S, Database
 from autopack_mcp.errors import SchemaTooNew
 
-HEAD = "0002"  # The newest migration; a test compares it with the folder.
+HEAD = "0003"  # The newest migration; a test compares it with the folder.
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -88,6 +89,9 @@ supervisors = Table(
     Column("sandbox", Text, nullable=False),
     Column("started_at", UtcTime, nullable=False),
     Column("lease_expires_at", UtcTime, nullable=False),
+    # A worker advances runs of any machine, one serve those of its own; both sign with a row here.
+    Column("kind", String, nullable=False, server_default="serve"),
+    _one_of("kind", ("serve", "worker")),
 )
 
 runs = Table(
@@ -121,6 +125,13 @@ runs = Table(
     Column("finished_at", UtcTime),
     Column("updated_at", UtcTime, nullable=False),
     Column("stopped_by", JSON),
+    # Whose disk holds its repository; NULL for one that every worker reaches by its URL.
+    Column("machine", String),
+    # How often a person has edited the pinned plan: whoever holds a copy sees by it that it is old.
+    Column("plan_edits", Integer, nullable=False, server_default="0"),
+    Column("forked_from_run", String),
+    Column("forked_from_phase", String),
+    Column("trace_id", String),
     _one_of("state", RUN_STATES),
     CheckConstraint("token_cap IS NULL OR token_cap > 0", name="token_cap_positive"),
     CheckConstraint("cost_cap_nano IS NULL OR cost_cap_nano > 0", name="cost_cap_positive"),
@@ -178,7 +189,11 @@ attempts = Table(
     Column("verdict", JSON),
     Column("started_at", UtcTime, nullable=False),
     Column("finished_at", UtcTime),
+    # Which lane the change went through, and the session of a builder that has one, stored before it is launched.
+    Column("applied_how", String),
+    Column("session_id", String),
     _one_of("state", ATTEMPT_STATES),
+    _one_of("applied_how", ("files", "blocks", "diff", "fuzzy")),
     CheckConstraint("attempt >= 1", name="attempt_positive"),
 )
 
@@ -252,6 +267,61 @@ notes = Table(
     _one_of("source", ("tool", "cli", "file")),
     UniqueConstraint("run_id", "file_key"),
     Index("ix_notes_run_id_note_id", "run_id", "note_id"),
+)
+
+# What a run did and how long it took, in OpenTelemetry's words; times of a span that is still open end in NULL.
+spans = Table(
+    "spans",
+    metadata,
+    Column("span_id", String, primary_key=True),
+    Column("trace_id", String, nullable=False),
+    Column("parent_id", String),
+    Column("run_id", String, nullable=False),
+    Column("phase_id", String),
+    Column("attempt", Integer),
+    Column("call_id", String),
+    Column("kind", String, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("status", String, nullable=False),
+    Column("attributes", JSON, nullable=False),
+    Column("started_at", UtcTime, nullable=False),
+    Column("ended_at", UtcTime),
+    Column("exported_at", UtcTime),
+    _one_of("kind", ("run", "phase", "attempt", "llm_call", "verification", "git", "setup")),
+    _one_of("status", ("unset", "ok", "error")),
+    Index("ix_spans_run_id_started_at", "run_id", "started_at"),
+    Index("ix_spans_exported_at_ended_at", "exported_at", "ended_at"),
+)
+
+# The words of a call, compressed, without what looked like a secret; numbers never live here.
+call_texts = Table(
+    "call_texts",
+    metadata,
+    Column("call_id", String, primary_key=True),
+    Column("run_id", String),
+    Column("phase_id", String),
+    Column("role", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("request", LargeBinary, nullable=False),
+    Column("reply", LargeBinary),
+    Column("redactions", Integer, nullable=False),
+    Column("stored_at", UtcTime, nullable=False),
+    CheckConstraint("redactions >= 0", name="redactions_not_negative"),
+    Index("ix_call_texts_run_id", "run_id"),
+    Index("ix_call_texts_stored_at", "stored_at"),
+)
+
+# A stored call that a person sent again, perhaps with other words or to another model.
+experiments = Table(
+    "experiments",
+    metadata,
+    Column("call_id", String, primary_key=True),
+    Column("of_call_id", String, nullable=False),
+    Column("edits", JSON, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("client", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Index("ix_experiments_of_call_id", "of_call_id"),
 )
 
 budget_scopes = Table(

@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 
 from autopack_mcp.config import models_yaml
 from autopack_mcp.config.models_yaml import load_settings
-from autopack_mcp.config.settings import ModelPrice, ProviderSettings, QuotaRouting, RoleModels, Settings, WindowCap
+from autopack_mcp.config.settings import (
+    ModelPrice,
+    ProviderSettings,
+    QuotaRouting,
+    RoleModels,
+    RunSettings,
+    Settings,
+    WindowCap,
+)
 from autopack_mcp.config.shipped import default_config_text
 from autopack_mcp.errors import ConfigError
 from autopack_mcp.home import Home
@@ -385,6 +393,13 @@ def test_a_rule_that_answers_for_nobody_is_a_warning() -> None:
         ),
         ("fallback_strategy: {by_category: {'a*': [m]}}", "fallback_strategy.by_category.a*: 'a*': a category has"),
         ("quota_routing: {critical_on_soft_limit: stop}", "quota_routing.critical_on_soft_limit: must be keep or fail"),
+        ("runs: {at_once: 0}", "runs.at_once: must be from 1 to 64, not 0."),
+        ("runs: {per_repository: 65}", "runs.per_repository: must be from 1 to 64, not 65."),
+        ("runs: {store_prompts: maybe}", "runs.store_prompts: must be true or false, not 'maybe'."),
+        (
+            "runs: {keep_prompts_days: 0}",
+            "runs.keep_prompts_days: must be from 1 to 36,500, not 0. To keep no prompts write `store_prompts: false`.",
+        ),
         (
             "alerts: {levels_percent: [80, 0]}",
             "alerts.levels_percent: each level is a whole number from 1 to 100, not 0",
@@ -578,3 +593,9 @@ def test_every_key_that_the_loader_knows_is_in_the_reference() -> None:
         for key in keys
     }
     assert sorted(key for key in known if f"`{key}`" not in reference) == []
+
+
+def test_how_runs_share_a_machine_has_defaults_and_can_be_said() -> None:
+    assert load(SMALL).runs == RunSettings(at_once=4, per_repository=2, store_prompts=True, keep_prompts_days=30)
+    said = "runs: {at_once: 8, per_repository: 1, store_prompts: false, keep_prompts_days: 7}\n"
+    assert load(SMALL + said).runs == RunSettings(8, 1, False, 7)

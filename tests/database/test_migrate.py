@@ -70,7 +70,7 @@ def _value(table: Table, column: Column[Any]) -> object:
         allowed = re.match(rf"\(*{column.name}\b.*?'(\w+)'", str(getattr(check, "sqltext", "")))
         if allowed:
             return allowed[1]
-    return {int: 1, bool: True, str: "x", object: {"some": "json"}}[kind]
+    return {int: 1, bool: True, str: "x", bytes: b"x", object: {"some": "json"}}[kind]
 
 
 def test_the_newest_migration_is_the_one_the_program_asks_for() -> None:
