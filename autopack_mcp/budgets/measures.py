@@ -11,7 +11,7 @@ from typing import Literal
 
 from autopack_mcp.budgets.caps import ScopeCap
 from autopack_mcp.budgets.counters import ScopeUse
-from autopack_mcp.money import NANO_PER_USD
+from autopack_mcp.money import dollars_text, exact_dollars_text, usd
 
 Unit = Literal["tokens", "nano_usd"]
 
@@ -41,9 +41,18 @@ def measures(cap: ScopeCap, use: ScopeUse) -> Iterator[Measure]:
 
 def amount(unit: Unit, count: int) -> str:
     """A count in words: "1,200 tokens" or "$0.0050"."""
-    return f"{count:,} tokens" if unit == "tokens" else f"${count / NANO_PER_USD:,.4f}"
+    return _tokens(count) if unit == "tokens" else dollars_text(usd(count))
+
+
+def exact_amount(unit: Unit, count: int) -> str:
+    """The same for what a person has set or is asked to set: nothing of it is rounded away."""
+    return _tokens(count) if unit == "tokens" else exact_dollars_text(usd(count))
 
 
 def in_words(cap: ScopeCap, measure: Measure) -> str:
     """ "Openai's cap of the week is 1,000 tokens"."""
     return f"{cap.label[:1].upper()}{cap.label[1:]} is {amount(measure.unit, measure.allowance)}"
+
+
+def _tokens(count: int) -> str:
+    return f"{count:,} token" if count == 1 else f"{count:,} tokens"

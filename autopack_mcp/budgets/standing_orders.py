@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from decimal import Decimal
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, String, bindparam, insert, or_, select, update
@@ -30,7 +29,7 @@ from autopack_mcp.config.settings import Settings, Window
 from autopack_mcp.database.bare import BareStatement
 from autopack_mcp.database.batch import batch_of
 from autopack_mcp.database.tables import order_firings, standing_orders
-from autopack_mcp.money import NANO_PER_USD
+from autopack_mcp.money import exact_dollars_text, usd
 from autopack_mcp.usage.windows import window_at
 
 OrderAction = Literal["pause", "cancel", "tell"]
@@ -311,13 +310,9 @@ def _threshold_in_words(order: StandingOrder) -> str:
     if order.unit == "percent":
         return f"{order.threshold} % of its cap{f' of the {order.period}' if order.period else ''}"
     within = f" in a {order.period}" if order.period else ""
-    return f"{order.threshold:,} tokens{within}" if order.unit == "tokens" else f"{_dollars(order.threshold)}{within}"
-
-
-def _dollars(nano: int) -> str:
-    """Exactly, with cents or as many places as it takes: "$5.00", "$0.0025"."""
-    cents, rest = divmod(nano, NANO_PER_USD // 100)
-    return f"${Decimal(cents) / 100:,.2f}" if not rest else f"${Decimal(nano) / NANO_PER_USD:,f}".rstrip("0")
+    if order.unit == "tokens":
+        return f"{order.threshold:,} tokens{within}"
+    return f"{exact_dollars_text(usd(order.threshold))}{within}"
 
 
 def _caps_of_order(

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from autopack_mcp.budgets.call_rules import caps_of_run
 from autopack_mcp.budgets.caps import CallScope, RunCaps, own_caps_of_call
 from autopack_mcp.budgets.counters import scope_use
-from autopack_mcp.budgets.measures import Unit, amount, measures
+from autopack_mcp.budgets.measures import Unit, amount, exact_amount, measures
 from autopack_mcp.errors import IllegalTransition, RequestRefused
 from autopack_mcp.runs.cap_stops import CapStop, cap_stop
 from autopack_mcp.runs.own_caps import NewCaps
@@ -44,16 +44,16 @@ class CapChange:
     @property
     def event(self) -> str:
         """ "The cap of run r-1 from 2,000 tokens to 35,000 tokens"."""
-        before = "none" if self.before is None else amount(self.unit, self.before)
-        return f"{self.whose} from {before} to {amount(self.unit, self.after)}"
+        before = "none" if self.before is None else exact_amount(self.unit, self.before)
+        return f"{self.whose} from {before} to {exact_amount(self.unit, self.after)}"
 
     @property
     def sentence(self) -> str:
         """How it stands, for whoever asked."""
-        whose, now = f"{self.whose[:1].upper()}{self.whose[1:]}", amount(self.unit, self.after)
+        whose, now = f"{self.whose[:1].upper()}{self.whose[1:]}", exact_amount(self.unit, self.after)
         if not self.is_change:
             return f"{whose} is {now} already; nothing was changed."
-        before = "there was none" if self.before is None else f"before: {amount(self.unit, self.before)}"
+        before = "there was none" if self.before is None else f"before: {exact_amount(self.unit, self.before)}"
         nothing_left = " Nothing of it is left: the next call is denied." if self.after <= self.used else ""
         return f"{whose} is now {now} ({before}); {amount(self.unit, self.used)} are used.{nothing_left}"
 
@@ -123,7 +123,7 @@ def _notes(run: RunRecord, phase: PhaseRecord | None, changes: Sequence[CapChang
     for change in changes:
         of_run = run.token_cap if change.unit == "tokens" else run.cost_cap_nano
         if of_run is not None and change.after > of_run:
-            yield f"The cap of the whole run is lower, {amount(change.unit, of_run)}, and stops it first."
+            yield f"The cap of the whole run is lower, {exact_amount(change.unit, of_run)}, and stops it first."
     if phase.state in PHASE_ENDED:
         yield f"Phase {phase.phase_id} is {phase.state} already: its cap matters only if it is tried again."
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 from autopack_mcp.budgets.counter_names import read_counter_name
-from autopack_mcp.budgets.measures import Unit
+from autopack_mcp.budgets.measures import Unit, exact_amount
 from autopack_mcp.errors import Denial
-from autopack_mcp.money import NANO_PER_USD
 from autopack_mcp.runs.records import RunRecord
 
 
@@ -58,8 +56,4 @@ def cap_stop(run: RunRecord) -> CapStop | None:
 
 def _rounded_up(unit: Unit, count: int) -> str:
     step = 10 ** max(0, len(str(count)) - 2)
-    rounded = -(-count // step) * step
-    if unit == "tokens":
-        return f"{rounded:,} tokens"
-    dollars = (Decimal(rounded) / NANO_PER_USD).normalize()
-    return f"${dollars:,f}"
+    return exact_amount(unit, -(-count // step) * step)

@@ -12,8 +12,9 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from autopack_mcp.budgets.alerts import Alert, alerts_between, alerts_on_run
+from autopack_mcp.money import usd
 from autopack_mcp.runs.records import RunRecord
-from autopack_mcp.summary.shown import tokens_text, usd, usd_text
+from autopack_mcp.summary.shown import tokens_text, usd_text
 from autopack_mcp.text_safety import visible
 from autopack_mcp.usage.event import Purpose
 

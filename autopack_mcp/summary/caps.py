@@ -18,8 +18,8 @@ from autopack_mcp.budgets.caps import CallScope, ScopeCap, ScopeKind, provider_c
 from autopack_mcp.budgets.counters import ScopeUse, scope_use
 from autopack_mcp.budgets.standings import CapStanding
 from autopack_mcp.config.settings import ProviderSettings, Settings, Window, WindowCap
+from autopack_mcp.money import usd
 from autopack_mcp.summary.pace import BurnRate, Charged, Pace, burn_rate, measured_since, pace_of
-from autopack_mcp.summary.shown import usd
 from autopack_mcp.text_safety import visible
 from autopack_mcp.usage.service import charges_by_day, first_hour
 from autopack_mcp.usage.windows import window_at

@@ -14,8 +14,8 @@ from typing import Literal
 
 from autopack_mcp.budgets.caps import ScopeCap
 from autopack_mcp.budgets.counters import ScopeUse
-from autopack_mcp.money import NANO_PER_USD
-from autopack_mcp.summary.shown import tokens_text, usd, usd_text
+from autopack_mcp.money import NANO_PER_USD, usd
+from autopack_mcp.summary.shown import tokens_text, usd_text
 from autopack_mcp.usage.spans import day_of
 
 # Today and yesterday hold a night and a working day, whatever the time is; more would notice too late that a run has

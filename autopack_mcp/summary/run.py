@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from autopack_mcp.budgets.caps import CallScope, ScopeCap, shadow_prefix
 from autopack_mcp.budgets.counters import ScopeUse, scope_use
 from autopack_mcp.budgets.standing_orders import is_ordered
+from autopack_mcp.money import usd
 from autopack_mcp.notes import NOTE_LIMIT, Note, notes_of_run
 from autopack_mcp.runs.cap_stops import cap_stop
 from autopack_mcp.runs.overview import (
@@ -32,7 +33,6 @@ from autopack_mcp.runs.store import events_of_run, run_by_id
 from autopack_mcp.runs.supervision import SupervisorRecord
 from autopack_mcp.summary.alerts import AlertView, alerts_of_run
 from autopack_mcp.summary.orders import OrderView, orders_of_run
-from autopack_mcp.summary.shown import usd
 from autopack_mcp.text_safety import visible
 from autopack_mcp.usage.service import spent_by_phase
 from autopack_mcp.usage.sums import Spent

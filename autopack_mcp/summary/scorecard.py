@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 
 from autopack_mcp.config.settings import COMPLEXITIES
 from autopack_mcp.errors import RequestRefused
+from autopack_mcp.money import usd
 from autopack_mcp.runs.track_record import (
     AttemptCosts,
     Begun,
@@ -28,7 +29,6 @@ from autopack_mcp.runs.track_record import (
     attempt_endings,
     experiment_costs,
 )
-from autopack_mcp.summary.shown import usd
 from autopack_mcp.text_safety import visible
 from autopack_mcp.usage.spans import LONGEST_SPAN, Moment, asked_span
 

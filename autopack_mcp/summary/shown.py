@@ -1,7 +1,8 @@
 """How amounts are written: dollars and tokens for people, plain JSON values for programs.
 
-It owns rounding and wording and knows no run. Inside the product money is exact (Decimal); at an edge it becomes a
-number rounded to a millionth of a dollar, for programs, or "$0.42", for people. Tools, page and command line call it.
+It owns rounding for programs and knows no run. Inside the product money is exact (Decimal); at an edge it becomes a
+number rounded to a millionth of a dollar, for programs, or ``money``'s words, for people. Tools, page and command line
+call it.
 """
 
 from __future__ import annotations
@@ -12,18 +13,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TypeAlias
 
-from autopack_mcp.money import NANO_PER_USD
+from autopack_mcp.money import dollars_text
 
 Plain: TypeAlias = "dict[str, Plain] | list[Plain] | str | int | float | bool | None"
 
 USD_DECIMALS = 6  # Of a number in JSON: a single cheap call costs some millionths of a dollar.
-_CENTS_FROM = Decimal("0.10")  # From here on two decimals say enough; below, a person still wants to see a difference.
-_LEAST_SHOWN = Decimal("0.0001")
-
-
-def usd(nano: int) -> Decimal:
-    """Dollars, exactly."""
-    return Decimal(nano) / NANO_PER_USD
 
 
 def usd_number(amount: Decimal | None) -> float | None:
@@ -36,7 +30,7 @@ def usd_text(amount: Decimal | None, unpriced_calls: int = 0) -> str:
     if amount is None:
         return "unpriced"
     more = f" + {unpriced_calls} unpriced call{'s' if unpriced_calls > 1 else ''}" if unpriced_calls else ""
-    return _dollars(amount) + more
+    return dollars_text(amount) + more
 
 
 def tokens_text(tokens: int) -> str:
@@ -58,9 +52,3 @@ def plain(value: object) -> Plain:
         return {str(key): plain(item) for key, item in value.items()}
     assert isinstance(value, Sequence | Set), f"a summary holds no {type(value).__name__}"
     return [plain(item) for item in value]
-
-
-def _dollars(amount: Decimal) -> str:
-    if amount == 0 or amount >= _CENTS_FROM:
-        return f"${amount:,.2f}"
-    return f"${amount:.4f}" if amount >= _LEAST_SHOWN else f"less than ${_LEAST_SHOWN}"

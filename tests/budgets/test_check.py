@@ -375,5 +375,5 @@ def test_a_runs_own_cap_is_among_those_in_force(database: Database) -> None:
 
     in_tokens, in_dollars = notes(database, settings())
 
-    assert in_tokens.startswith("The cap of run R1 is 99 tokens and 100 tokens are used: 1 tokens too many")
-    assert in_dollars.startswith("The cap of run R1 is $0.0000 and $0.0005 are used")
+    assert in_tokens.startswith("The cap of run R1 is 99 tokens and 100 tokens are used: 1 token too many")
+    assert in_dollars.startswith("The cap of run R1 is less than $0.0001 and $0.0005 are used")

@@ -45,7 +45,7 @@ async def test_a_cap_is_raised_and_the_run_goes_on(house: House, tmp_path: Path)
         f"The cap of run {run.run_id} is now 9,000,000 tokens (before: 1,000 tokens); 0 tokens are used."
         in answer.output
     )
-    assert f"The cap of run {run.run_id} is now $1,000.5000 (there was none); $0.0000 are used." in answer.output
+    assert f"The cap of run {run.run_id} is now $1,000.50 (there was none); $0.00 are used." in answer.output
     assert "The run goes on where it paused." in answer.output
     assert run.state == "succeeded"
 

@@ -32,7 +32,7 @@ async def test_an_order_is_laid_down_listed_and_removed(house: House) -> None:
     laid = await typed("order", "pause", "run", "$5", "--run", "R1")
     every = await typed("order", "cancel", "Anthropic", "80 %", "--period", "week")
     assert laid.output == (
-        "Standing order 1 is in force: pause run R1 when it reaches $5.00. $0.0000 of $5.0000 are used now.\n"
+        "Standing order 1 is in force: pause run R1 when it reaches $5.00. $0.00 of $5.00 are used now.\n"
     )
     assert "Standing order 2 is in force: cancel any run when anthropic reaches 80 %" in every.output
     database.write_now(lambda connection: connection.execute(order_firings.insert().values(**FIRED)))

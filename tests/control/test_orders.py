@@ -80,7 +80,7 @@ def spent(counter: Counter, tokens: int, nano: int = 0, **scope: Any) -> None:
         pytest.param(
             ("pause", "run", "$5", None, "R1"),
             ("pause", "run", "nano_usd", 5 * DOLLAR, "R1", None, None),
-            "pause run R1 when it reaches $5.00. $0.0000 of $5.0000 are used now.",
+            "pause run R1 when it reaches $5.00. $0.00 of $5.00 are used now.",
             id="what the run has cost",
         ),
         pytest.param(
@@ -98,7 +98,7 @@ def spent(counter: Counter, tokens: int, nano: int = 0, **scope: Any) -> None:
         pytest.param(
             ("tell", "all", "50%", "day", None),
             ("tell", "global", "percent", 50, None, None, "day"),
-            "tell when everything together reaches 50 % of its cap of the day. $0.0000 of $5.0000 are used now.",
+            "tell when everything together reaches 50 % of its cap of the day. $0.00 of $5.00 are used now.",
             id="tell of all calls",
         ),
     ],
@@ -130,7 +130,7 @@ async def test_a_wish_becomes_an_order_whose_answer_says_what_will_happen(
         ),
         (("tell", "anthropic", "80%"), f"{SO_ALREADY}."),
         (("pause", "anthropic", "90%", None, "R1"), "week. 830,000 tokens of 900,000 tokens are used now."),
-        (("pause", "run", "$5", None, "R1"), "That is so already: $6.0000 of $5.0000 are used now"),
+        (("pause", "run", "$5", None, "R1"), "That is so already: $6.00 of $5.00 are used now"),
         (("pause", "phase", "830,000 tokens", None, "R1"), "830,000 tokens of 830,000 tokens are used now, so the"),
     ],
     ids=["pause", "cancel", "tell", "not yet", "of a run", "of the phase in hand"],
@@ -206,7 +206,7 @@ async def test_a_share_of_a_runs_own_cap_can_be_named(
 
     outcome = await lay(counter, "pause", when, "50%", run_id="R3")
     assert outcome.message.endswith(
-        "0 tokens of 500 tokens are used now." if when == "run" else "$0.0000 of $0.5000 are used now."
+        "0 tokens of 500 tokens are used now." if when == "run" else "$0.00 of $0.50 are used now."
     )
 
 

@@ -194,7 +194,7 @@ async def test_raising_a_cap_says_the_new_total_and_lets_a_stopped_run_go_on(cha
         run_id, "raise_cap", "running", False,
     )  # fmt: skip
     assert f"The cap of run {run_id} is now 1,000 tokens (there was none);" in lowered["message"]
-    assert f"The cap of run {run_id} is now $2.5000 (there was none);" in lowered["message"]
+    assert f"The cap of run {run_id} is now $2.50 (there was none);" in lowered["message"]
     chat.house.gate.open()
     await chat.house.stopped(run_id)
     status = await chat.asks("get_run_status")

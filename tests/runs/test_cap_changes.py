@@ -114,13 +114,13 @@ def test_tokens_and_dollars_are_two_caps_that_may_be_changed_at_once(database: D
 
     assert said(database, tokens=2_000, nano_usd=20 * CENT) == (
         "The cap of run R1 is now 2,000 tokens (there was none); 300 tokens are used."
-        " The cap of run R1 is now $0.2000 (there was none); $0.0500 are used."
+        " The cap of run R1 is now $0.20 (there was none); $0.05 are used."
     )
     assert caps(database) == RunCaps(2_000, 20 * CENT)
     assert len(events(database)) == 2
     assert said(database, tokens=2_000, nano_usd=30 * CENT) == (
         "The cap of run R1 is 2,000 tokens already; nothing was changed."
-        " The cap of run R1 is now $0.3000 (before: $0.2000); $0.0500 are used."
+        " The cap of run R1 is now $0.30 (before: $0.20); $0.05 are used."
     )
     assert caps(database) == RunCaps(2_000, 30 * CENT)
 
@@ -132,7 +132,7 @@ def test_a_phase_has_caps_of_its_own_whether_its_plan_gave_it_some_or_not(databa
     assert said(database, tokens=150, phase_id="P1") == (
         "The cap of phase P1 of run R1 is now 150 tokens (before: 100 tokens); 30 tokens are used."
     )
-    assert "(there was none); $0.0000 are used." in said(database, nano_usd=CENT, phase_id="P2")
+    assert "(there was none); $0.00 are used." in said(database, nano_usd=CENT, phase_id="P2")
     assert caps(database, "P1") == RunCaps(1_000, None, 150)
     assert caps(database, "P2") == RunCaps(1_000, None, None, CENT)
     assert events(database)[0] == (

@@ -113,10 +113,10 @@ def test_a_cap_in_dollars_says_exactly_how_large_as_well(
         ("tokens", 101, "110 tokens"),
         ("tokens", 34_620, "35,000 tokens"),
         ("tokens", 99_001, "100,000 tokens"),
-        ("nano_usd", DOLLAR // 1_000, "$0.001"),
-        ("nano_usd", 2 * DOLLAR, "$2"),
-        ("nano_usd", 123 * DOLLAR + 1, "$130"),
-        ("nano_usd", 1_230 * DOLLAR, "$1,300"),
+        ("nano_usd", DOLLAR // 1_000, "$0.0010"),
+        ("nano_usd", 2 * DOLLAR, "$2.00"),
+        ("nano_usd", 123 * DOLLAR + 1, "$130.00"),
+        ("nano_usd", 1_230 * DOLLAR, "$1,300.00"),
     ],
 )
 def test_what_to_say_is_rounded_up_to_two_figures(unit: Any, needed: int, said: str) -> None:

@@ -115,7 +115,7 @@ async def test_a_cap_in_dollars_stops_a_rehearsal_and_raised_lets_it_go_on(house
         run = await house.stopped(stopped.run_id)
 
     assert (stopped.state, stopped.charged_usd) == ("budget_paused", Decimal(0))
-    assert "is now $25.5000 (before: $0.0100); $0.0000 are used." in raised.message
+    assert "is now $25.50 (before: $0.01); $0.00 are used." in raised.message
     assert (run.state, run.cost_cap_usd) == ("succeeded", Decimal("25.5"))
 
 
@@ -136,7 +136,7 @@ async def test_a_cap_lowered_below_what_is_spent_stops_the_run_at_its_next_call_
 
     # The call that was in flight is finished and booked; what follows it is denied.
     assert "Nothing of it is left: the next call is denied." in lowered.message
-    assert again.message.startswith(f"The cap of run {run_id} is 1 tokens already; nothing was changed.")
+    assert again.message.startswith(f"The cap of run {run_id} is 1 token already; nothing was changed.")
     assert (stopped.state, stopped.phases[0].state, stopped.tokens_reserved) == ("budget_paused", "auditing", 0)
     assert stopped.tokens_used > 1
     assert run.state == "succeeded"

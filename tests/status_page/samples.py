@@ -165,7 +165,7 @@ def run_summary(run_id: str = "r-7f3a", **overrides: Any) -> RunSummary:
 
 def order_view(**overrides: Any) -> OrderView:
     """A rule that has paused a run twenty minutes ago."""
-    firing = FiringView("r-7f3a", ago(20), "the run was paused", "That is $5.0000: $4.9000 are used.")
+    firing = FiringView("r-7f3a", ago(20), "the run was paused", "That is $5.00: $4.90 are used.")
     values: dict[str, Any] = {
         "order_id": 3,
         "order": "pause any run when it reaches $5.00",

@@ -278,7 +278,7 @@ def test_what_needs_a_person_comes_first_with_the_phrase_to_say() -> None:
 
 
 def test_standing_orders_say_what_they_did_and_when() -> None:
-    says = "pause any run when it reaches $5.00 20 min ago{}: the run was paused. That is $5.0000: $4.9000 are used."
+    says = "pause any run when it reaches $5.00 20 min ago{}: the run was paused. That is $5.00: $4.90 are used."
     assert f"Standing orders 1 {says.format('')} order 3, someone, 1 h ago" in run_words()
     assert says.format(" r-7f3a") in words(rendering.usage_page(usage_summary(), NOON))
     assert "Standing orders 0 None. Say in chat: pause run r-7f3a if it costs more than $5" in run_words(orders=())

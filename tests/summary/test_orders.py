@@ -131,7 +131,7 @@ def test_the_summaries_of_a_run_and_of_usage_hold_them(runs: Database) -> None:
 
 
 def test_a_run_that_an_order_paused_needs_a_person_who_is_told_that_it_will_not_stop_it_again(runs: Database) -> None:
-    why = "Standing order 1 (pause run R4 when it reaches $5.00): That is $5.0000."
+    why = "Standing order 1 (pause run R4 when it reaches $5.00): That is $5.00."
     runs.write_now(lambda connection: insert_run(connection, "R4", state="paused", why=why))
     needs = runs.read_now(run_summary, "R4", NOON).needs_you
     assert needs is not None

@@ -209,7 +209,7 @@ def test_an_unpriced_model_under_a_cap_in_dollars_is_blocked_and_the_price_is_na
         blocked_by = outlook.outcome(Question("builder", "general", "low", "P1")).blocked_by
         connection.rollback()
     assert blocked_by == (
-        "Openai's cap of the week is $10.0000: the price of 'gpt-small' is unknown, so nothing can be promised."
+        "Openai's cap of the week is $10.00: the price of 'gpt-small' is unknown, so nothing can be promised."
         " Give it a price: in models.yaml."
     )
 

@@ -5,29 +5,11 @@ from __future__ import annotations
 import json
 from decimal import Decimal
 
-import pytest
-
+from autopack_mcp.money import usd
 from autopack_mcp.runs.overview import PhaseCounts
 from autopack_mcp.summary.run import NeedsYou
-from autopack_mcp.summary.shown import plain, tokens_text, usd, usd_number, usd_text
+from autopack_mcp.summary.shown import plain, tokens_text, usd_number, usd_text
 from tests.factories import NOON
-
-
-@pytest.mark.parametrize(
-    ("nano", "text"),
-    [
-        (0, "$0.00"),
-        (99_999, "less than $0.0001"),
-        (100_000, "$0.0001"),
-        (4_200_000, "$0.0042"),
-        (99_900_000, "$0.0999"),
-        (100_000_000, "$0.10"),
-        (420_000_000, "$0.42"),
-        (1_234_567_890_000, "$1,234.57"),
-    ],
-)
-def test_dollars_are_written_so_that_a_person_sees_a_difference(nano: int, text: str) -> None:
-    assert usd_text(usd(nano)) == text
 
 
 def test_an_unknown_price_is_said_and_never_zero() -> None:
