@@ -253,7 +253,7 @@ def usage_recorder(autopack: Autopack) -> UsageRecorder:
 
 def supervisor(autopack: Autopack, door: CallDoor, sandbox: Sandbox, url: str) -> Supervisor:
     """The supervisor of this machine, not yet running; ``url`` is where this process answers."""
-    from autopack_mcp.builders import ApiBuilder
+    from autopack_mcp.builders.api import ApiBuilder
     from autopack_mcp.llm_service import AsyncLlmService
     from autopack_mcp.runs.driver import RunDriver
     from autopack_mcp.runs.executor import Executor

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from autopack_mcp.budgets.ledger import RunFence
-from autopack_mcp.builders import Builder, BuildJob
+from autopack_mcp.builders.base import Builder, BuildJob
 from autopack_mcp.clock import Clock
 from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import (

@@ -15,7 +15,8 @@ import pytest
 from sqlalchemy import Connection, Row, select
 
 from autopack_mcp import app
-from autopack_mcp.builders import ApiBuilder, BuildJob, Built
+from autopack_mcp.builders.api import ApiBuilder
+from autopack_mcp.builders.base import BuildJob, Built
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.tables import attempts, phases, reservations, run_events, runs, usage_events
 from autopack_mcp.errors import (

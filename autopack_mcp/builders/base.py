@@ -1,7 +1,6 @@
-"""Who writes a change: the protocol of a builder, and the one that asks a model through the API.
+"""Who writes a change: the protocol of a builder, the job that it gets and the answer that it gives.
 
-A builder gets a phase and answers with edits; it never touches the workspace itself, verifies or commits. The executor
-is its only caller. (A coding agent that works inside the workspace will fit beside ``ApiBuilder``.)
+A builder never verifies or commits, and knows nothing of states. The executor is its only caller.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from autopack_mcp.llm_service import AsyncLlmService, PhaseAccount
+from autopack_mcp.llm_service import PhaseAccount
 from autopack_mcp.plans.plan import PhaseSpec
 
 
@@ -48,17 +47,3 @@ class Builder(Protocol):
             QuotaExhausted: a cap denies it; nothing was spent. RoutingError, ProviderError: nobody could be asked.
         """
         ...
-
-
-class ApiBuilder:
-    """Asks the model that the router names for whole files or search/replace blocks."""
-
-    def __init__(self, service: AsyncLlmService) -> None:
-        self._service = service
-
-    async def build(self, job: BuildJob) -> Built:
-        """See ``Builder.build``."""
-        built = await self._service.ask_builder(job.phase, job.files, job.account, job.hints)
-        summary = built.reply.summary if built.reply else ""
-        decision = built.answer.decision
-        return Built(built.answer.text, summary, decision.model, decision.reasons, built.error)

@@ -1,0 +1,1 @@
+"""Whoever writes a change: the protocol of a builder, and those that keep it."""

@@ -1,0 +1,23 @@
+"""The builder that asks a model through the API: it answers with edits and never touches the workspace itself.
+
+``app`` makes one for the supervisor; what it asks goes through the one door for paid tokens.
+"""
+
+from __future__ import annotations
+
+from autopack_mcp.builders.base import BuildJob, Built
+from autopack_mcp.llm_service import AsyncLlmService
+
+
+class ApiBuilder:
+    """Asks the model that the router names for whole files or search/replace blocks."""
+
+    def __init__(self, service: AsyncLlmService) -> None:
+        self._service = service
+
+    async def build(self, job: BuildJob) -> Built:
+        """See ``Builder.build``."""
+        built = await self._service.ask_builder(job.phase, job.files, job.account, job.hints)
+        summary = built.reply.summary if built.reply else ""
+        decision = built.answer.decision
+        return Built(built.answer.text, summary, decision.model, decision.reasons, built.error)
