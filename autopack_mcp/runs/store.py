@@ -33,6 +33,7 @@ from autopack_mcp.runs.states import (
 
 # Where a run waits in which another model may be what helps the phase in hand on.
 CHOICE_HELPS_ON: frozenset[RunState] = frozenset({"budget_paused", "needs_attention"})
+RUN_LEASE_S = 6.0  # Three missed heartbeats (contract 30): long enough for a busy disk, short enough to wait for.
 KNOWN_RUNS_SHOWN = 5  # How many ids an error names: enough to find the one that was meant.
 _RUN_FIELDS = tuple(RunRecord.__dataclass_fields__)
 _PHASE_FIELDS = tuple(PhaseRecord.__dataclass_fields__)

@@ -18,9 +18,9 @@ from autopack_mcp.control.person import Person
 from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.errors import SupervisorUnavailable
 from autopack_mcp.routing.model_map import current_model_map, model_map_to_json
+from autopack_mcp.runs.obeying import obey
 from autopack_mcp.runs.requests import pending_requests
 from autopack_mcp.runs.supervision import SupervisorRecord
-from autopack_mcp.runs.supervisor import obey
 from tests.factories import NOON
 from tests.factories import insert_run as insert_run_row
 from tests.runs.house import House

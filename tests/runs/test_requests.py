@@ -13,6 +13,7 @@ from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.tables import phases, requests
 from autopack_mcp.errors import LeaseLost, RunNotFound
+from autopack_mcp.runs.obeying import Obeyed, obey
 from autopack_mcp.runs.requests import (
     Action,
     RequestRecord,
@@ -24,7 +25,6 @@ from autopack_mcp.runs.requests import (
 )
 from autopack_mcp.runs.states import RunState, next_run_state
 from autopack_mcp.runs.store import claim, claimable_runs, events_of_run, phases_of_run, run_by_id
-from autopack_mcp.runs.supervisor import Obeyed, obey
 from tests.factories import NOON, insert_phase
 from tests.factories import insert_run as insert_run_row
 

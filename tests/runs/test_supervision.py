@@ -27,7 +27,7 @@ from autopack_mcp.errors import DatabaseBusy, SupervisorUnavailable
 from autopack_mcp.runs.driver import RunDriver
 from autopack_mcp.runs.records import RunRecord
 from autopack_mcp.runs.requests import Action, add_request, request_by_id
-from autopack_mcp.runs.store import claim, let_go, move_run, run_by_id
+from autopack_mcp.runs.store import RUN_LEASE_S, claim, let_go, move_run, run_by_id
 from autopack_mcp.runs.supervision import (
     SUPERVISOR_LEASE_S,
     SupervisorRecord,
@@ -36,7 +36,7 @@ from autopack_mcp.runs.supervision import (
     supervisor_of,
     take_over,
 )
-from autopack_mcp.runs.supervisor import RUN_LEASE_S, RUNS_AT_ONCE, Supervisor
+from autopack_mcp.runs.supervisor import RUNS_AT_ONCE, Supervisor
 from tests.factories import NOON, insert_run, insert_supervisor, settings
 
 anyio_test = pytest.mark.anyio
