@@ -1,6 +1,7 @@
-"""The supervisor's row: which process of this machine advances runs, where it answers, which keys it can see.
+"""The row of whoever advances runs: which process it is, where it answers, which keys it can see.
 
-A row with a lease says who it is, a token fences an older holder off; the supervisor renews it, everyone reads it.
+A row with a lease says who it is, a token fences an older holder off; its process renews it, everyone reads it. A
+machine has one ``serve`` at most, and any number of workers beside it, each under a name of its own.
 """
 
 from __future__ import annotations
@@ -8,17 +9,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal
 
-from sqlalchemy import Connection, and_, insert, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from autopack_mcp.database.tables import supervisors
 
 SUPERVISOR_LEASE_S = 6.0  # As the run lease: three missed heartbeats of 2 s (contract 30).
+GONE_WORKER_KEPT_S = 86_400  # A worker's name never comes back, so its row would stay for ever; a day shows who was there.
+
+SupervisorKind = Literal["serve", "worker"]
 
 
 @dataclass(frozen=True, slots=True)
 class SupervisorRecord:
-    """Who advances the runs of one machine. ``key_variables`` names variables that are set, never their values."""
+    """Who advances runs. ``key_variables`` names variables that are set, never their values.
+
+    A ``serve`` advances the runs of its ``machine``; for a ``worker``, which advances those that any machine reaches,
+    that is a name of its own, and its ``url`` is empty: it answers no requests.
+    """
 
     machine: str
     token: int
@@ -29,6 +38,7 @@ class SupervisorRecord:
     sandbox: str
     started_at: datetime
     lease_expires_at: datetime
+    kind: SupervisorKind = "serve"
 
     def is_alive(self, at: datetime) -> bool:
         """Whether its lease still runs."""
@@ -37,7 +47,8 @@ class SupervisorRecord:
 
 def supervisor_of(connection: Connection, machine: str) -> SupervisorRecord | None:
     """The newest supervisor of a machine, alive or not; None when there never was one."""
-    row = connection.execute(select(supervisors).where(supervisors.c.machine == machine)).mappings().first()
+    columns = [supervisors.c[name] for name in SupervisorRecord.__dataclass_fields__]
+    row = connection.execute(select(*columns).where(supervisors.c.machine == machine)).mappings().first()
     return None if row is None else SupervisorRecord(**row)
 
 
@@ -52,6 +63,7 @@ def take_over(connection: Connection, wish: SupervisorRecord, at: datetime) -> S
         "sandbox": wish.sandbox,
         "started_at": at,
         "lease_expires_at": at + timedelta(seconds=SUPERVISOR_LEASE_S),
+        "kind": wish.kind,
     }
     if known is None:
         connection.execute(insert(supervisors).values(machine=wish.machine, token=1, **facts))
