@@ -636,6 +636,18 @@ PROCESSES = (
         29,
     ),
     Promise(
+        "A process may be gone at any moment: the next one finishes the run with the same files and states, and its"
+        " ledger has one more row for each call that was lost; every window is explained.",
+        ("docs/durability.md#Every window",),
+        _held(
+            "durability/crash_points",
+            "every_boundary_of_the_run_lies_in_a_window_and_every_window_has_one",
+            "every_window_is_explained_to_people_and_drawn",
+            "the_next_supervisor_finishes_what_a_crash_left",
+            "a_run_that_is_cancelled_after_a_crash_keeps_exactly_what_stands_on_its_branch",
+        ),
+    ),
+    Promise(
         "A call in flight is never forgotten: interrupted, it is booked; lost, it is charged in full when its lease"
         " ends; not sent, it is given back.",
         ("docs/accounting.md#A cap that holds",),
