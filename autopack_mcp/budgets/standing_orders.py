@@ -104,7 +104,6 @@ class LaidDown:
 
 
 _ORDER_FIELDS = tuple(StandingOrder.__dataclass_fields__)
-_NAME = "Standing order"  # How whatever an order does opens its reason; ``is_ordered`` knows it by that.
 # Without an order by id they would come as the engine likes; the oldest is named first when several say no.
 _ABOUT = BareStatement(
     lambda _: (
@@ -288,12 +287,7 @@ def in_words(order: StandingOrder) -> str:
 
 def named(order: StandingOrder) -> str:
     """How an order is called in a reason: its number, and what it says."""
-    return f"{_NAME} {order.order_id} ({in_words(order)})"
-
-
-def is_ordered(why: str) -> bool:
-    """Whether a run stands where it does because an order says so, by the reason that ``named`` opens."""
-    return why.startswith(f"{_NAME} ")
+    return f"Standing order {order.order_id} ({in_words(order)})"
 
 
 def _subject_in_words(order: StandingOrder) -> str:

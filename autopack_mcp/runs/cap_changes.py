@@ -17,10 +17,10 @@ from autopack_mcp.budgets.caps import CallScope, RunCaps, own_caps_of_call
 from autopack_mcp.budgets.counters import scope_use
 from autopack_mcp.budgets.measures import Unit, amount, exact_amount, measures
 from autopack_mcp.errors import IllegalTransition, RequestRefused
-from autopack_mcp.runs.cap_stops import CapStop, cap_stop
 from autopack_mcp.runs.own_caps import NewCaps
 from autopack_mcp.runs.records import PhaseRecord, RunRecord
 from autopack_mcp.runs.states import PHASE_ENDED, RUN_ENDED
+from autopack_mcp.runs.stops import CapStop, cap_stop
 from autopack_mcp.runs.store import phases_of_run
 
 PHASES_NAMED = 20  # Of a run that does not have the phase that was meant.

@@ -131,7 +131,7 @@ class Executor:
         except QuotaExhausted as error:
             return BudgetDenied(str(error), error.denial)
         except StandingOrderFired as error:
-            return OrderFired(error.message)
+            return OrderFired(error.message, error.denial)
         except UnusableReply as error:
             return AttemptFailed(error.reason)
         except (ProviderError, RoutingError, WorkspaceError, OSError) as error:

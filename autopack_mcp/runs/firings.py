@@ -15,7 +15,8 @@ from autopack_mcp.budgets.standing_orders import Firing, mark_handled, unhandled
 from autopack_mcp.runs.progress import is_over
 from autopack_mcp.runs.records import RunRecord
 from autopack_mcp.runs.states import RUN_ENDED, RunEvent, next_run_state
-from autopack_mcp.runs.store import claim, let_go, move_run, phases_of_run, run_by_id
+from autopack_mcp.runs.stops import facts_of_order
+from autopack_mcp.runs.store import claim, let_go, move_run, phases_of_run, run_by_id, set_run
 
 PAUSED = "the run was paused"
 CANCELLED = "the run was cancelled"
@@ -59,11 +60,12 @@ def heed_unattended(connection: Connection, run_id: str, owner: str, at: datetim
 
 def _heed(connection: Connection, fence: RunFence, firing: Firing, at: datetime) -> str:
     """Move the run as one firing wants, and say what came of it."""
-    state = run_by_id(connection, fence.run_id).state
+    run = run_by_id(connection, fence.run_id)
     event: RunEvent = "cancel" if firing.action == "cancel" else "order_fired"
-    if next_run_state(state, event) is None:
-        return f"it was already {state}"
+    if next_run_state(run.state, event) is None:
+        return f"it was already {run.state}"
     if is_over(phases_of_run(connection, fence.run_id)):
         return NOTHING_LEFT
     move_run(connection, fence, event, firing.why, at)
+    set_run(connection, fence, at, stopped_by=facts_of_order(firing.order_id, run.stopped_by))
     return CANCELLED if event == "cancel" else PAUSED

@@ -14,11 +14,10 @@ from typing import Any, Literal
 from sqlalchemy import Connection
 
 from autopack_mcp.budgets.ledger import RunFence
-from autopack_mcp.budgets.standing_orders import is_ordered
 from autopack_mcp.errors import Denial
-from autopack_mcp.runs.cap_stops import facts_of
 from autopack_mcp.runs.records import PhaseRecord, RunRecord
 from autopack_mcp.runs.states import PHASE_ACTIVE, PHASE_ENDED, next_run_state
+from autopack_mcp.runs.stops import facts_of, order_stop
 from autopack_mcp.runs.store import (
     insert_attempt,
     move_phase,
@@ -104,6 +103,7 @@ class OrderFired:
     """A standing order denies the call; its firing is on record and says what becomes of the run."""
 
     why: str
+    denial: Denial | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +169,8 @@ def write_outcome(
             set_run(connection, fence, at, stopped_by=facts_of(outcome.denial))
         case OrderFired():
             # The attempt stays open where it is. What becomes of the run stands in the firing, which the driver acts on
-            # at its next look; so does whoever takes the run up after a crash.
-            pass
+            # at its next look; so does whoever takes the run up after a crash. Only the call's numbers are kept here.
+            set_run(connection, fence, at, stopped_by=facts_of(outcome.denial))
         case Stuck():
             move_run(connection, fence, "phase_failed", outcome.why, at)
 
@@ -242,12 +242,15 @@ def cancel_run(connection: Connection, fence: RunFence, at: datetime) -> None:
             _note(connection, fence, phase, state="interrupted", reason=why, finished_at=at)
         if phase.state not in PHASE_ENDED:
             move_phase(connection, fence, phase, "cancel", why, at, finished_at=at)
-    move_run(connection, fence, "stopped", _why_cancelled(run_by_id(connection, fence.run_id).why), at)
+    _end_cancelled(connection, fence, run_by_id(connection, fence.run_id), at)
 
 
-def _why_cancelled(why: str) -> str:
-    """Why a run ended so: a person asked, or the words of the standing order that did."""
-    return why if is_ordered(why) else "cancelled as asked"
+def _end_cancelled(connection: Connection, fence: RunFence, run: RunRecord, at: datetime) -> None:
+    """Why it ended so is that a person asked, or the words of the standing order that did."""
+    is_ordered = order_stop(run) is not None
+    move_run(connection, fence, "stopped", run.why if is_ordered else "cancelled as asked", at)
+    if is_ordered:
+        set_run(connection, fence, at, stopped_by=run.stopped_by)
 
 
 def stop_for_person(connection: Connection, fence: RunFence, why: str, at: datetime) -> bool:

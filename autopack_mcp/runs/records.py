@@ -20,7 +20,7 @@ class RunRecord:
     """One run. Caps are tokens and integer nano-dollars; ``lease_token`` is the fencing token of its present owner.
 
     ``base_commit`` is where it started in the repository, ``head_commit`` the last phase that was kept. ``stopped_by``
-    is the denial that last stopped it, as ``cap_stops`` writes and reads it.
+    is what has stopped it, as ``stops`` writes and reads it.
     """
 
     run_id: str

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, literal, or_, select, update
+from sqlalchemy import Connection, and_, func, insert, literal, null, or_, select, update
 
 from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.database.tables import attempts, phases, run_events, runs
@@ -198,7 +198,8 @@ def move_run(connection: Connection, fence: RunFence, event: RunEvent, why: str,
     target = next_run_state(state, event)
     if target is None:
         raise IllegalTransition(state, event, allowed_run_events(state))
-    values: dict[str, Any] = {"state": target, "why": why, "updated_at": at}
+    # Whoever moves a run because something stopped it writes down what, afterwards; no other stop outlives its state.
+    values: dict[str, Any] = {"state": target, "why": why, "updated_at": at, "stopped_by": null()}
     if target == "running":
         # The first time only; that need not be a "start", for a run may be paused while it is still queued.
         values["started_at"] = func.coalesce(runs.c.started_at, literal(at, runs.c.started_at.type))

@@ -16,10 +16,8 @@ from sqlalchemy import Connection
 
 from autopack_mcp.budgets.caps import CallScope, ScopeCap, shadow_prefix
 from autopack_mcp.budgets.counters import ScopeUse, scope_use
-from autopack_mcp.budgets.standing_orders import is_ordered
 from autopack_mcp.money import usd
 from autopack_mcp.notes import NOTE_LIMIT, Note, notes_of_run
-from autopack_mcp.runs.cap_stops import cap_stop
 from autopack_mcp.runs.overview import (
     AttemptModels,
     phases_with_models,
@@ -29,6 +27,7 @@ from autopack_mcp.runs.progress import current_phase, progress_of
 from autopack_mcp.runs.records import PhaseRecord, RunEventRecord, RunRecord
 from autopack_mcp.runs.requests import RequestRecord, pending_requests
 from autopack_mcp.runs.states import RUN_ACTIVE, RUN_ENDED, PhaseState, RunState
+from autopack_mcp.runs.stops import cap_stop, order_stop
 from autopack_mcp.runs.store import events_of_run, run_by_id
 from autopack_mcp.runs.supervision import SupervisorRecord
 from autopack_mcp.summary.alerts import AlertView, alerts_of_run
@@ -404,7 +403,7 @@ def needs_you_now(run: RunRecord, *, is_supervised: bool) -> NeedsYou | None:
     resume = f"resume run {run.run_id}"
     why = _sentence(f": {visible(run.why, WHY_LIMIT)}" if run.why else "")
     if run.state == "paused":
-        return NeedsYou(f"It is paused{why}{OVERRULE if is_ordered(run.why) else ''}", resume)
+        return NeedsYou(f"It is paused{why}{OVERRULE if order_stop(run) is not None else ''}", resume)
     if run.state == "budget_paused":
         stop = cap_stop(run)
         if stop is not None:

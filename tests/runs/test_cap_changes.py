@@ -15,11 +15,11 @@ from autopack_mcp.database.engine import Database
 from autopack_mcp.database.tables import runs
 from autopack_mcp.errors import Denial, LeaseLost, QuotaExhausted
 from autopack_mcp.plans.plan import PhaseSpec
-from autopack_mcp.runs.cap_stops import facts_of
 from autopack_mcp.runs.obeying import Obeyed, obey
 from autopack_mcp.runs.own_caps import NewCaps, insert_phase_caps, set_caps
 from autopack_mcp.runs.requests import add_request, request_by_id
 from autopack_mcp.runs.states import RUN_ENDED
+from autopack_mcp.runs.stops import facts_of
 from autopack_mcp.runs.store import claimable_runs, events_of_run, run_by_id
 from tests.factories import (
     NOON,

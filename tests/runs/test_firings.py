@@ -18,8 +18,10 @@ from autopack_mcp.database.engine import Database
 from autopack_mcp.database.tables import order_firings, phases
 from autopack_mcp.errors import LeaseLost
 from autopack_mcp.runs.firings import heed_firings, heed_unattended
+from autopack_mcp.runs.outcomes import cancel_run
 from autopack_mcp.runs.states import RunState
-from autopack_mcp.runs.store import claim, events_of_run, run_by_id
+from autopack_mcp.runs.stops import OrderStop, order_stop
+from autopack_mcp.runs.store import claim, events_of_run, move_run, run_by_id
 from autopack_mcp.summary.run import RunSummary
 from tests.factories import NOON, insert_phase, insert_run
 from tests.ledger_truth import assert_ledger_adds_up
@@ -85,6 +87,43 @@ def test_a_firing_moves_its_run_or_is_marked_with_what_it_found(
     moves = [(event.from_state, event.to_state, event.why) for event in database.read_now(events_of_run, "R1", 9)]
     assert moves == ([] if state == expected else [(state, expected, WHY)])
     assert run.why == ("so" if state == expected else WHY)
+    assert order_stop(run) == (None if state == expected else OrderStop(1))
+
+
+def test_a_run_keeps_how_much_the_denied_call_wanted_and_forgets_it_when_it_goes_on(database: Database) -> None:
+    kept = {"order_id": 1, "scope": "run/R1", "unit": "tokens", "needed": 18_009, "wanted": 18_000}
+    a_run(database, stopped_by=kept)
+    fired(database)
+    database.write_now(heed_firings, MINE, LATER)
+    assert order_stop(database.read_now(run_by_id, "R1")) == OrderStop(1, "tokens", 18_000)
+
+    database.write_now(move_run, MINE, "resume", "on", LATER)
+    assert order_stop(database.read_now(run_by_id, "R1")) is None
+
+
+def test_what_another_order_denied_is_not_kept_for_this_one(database: Database) -> None:
+    a_run(database, stopped_by={"order_id": 2, "scope": "run/R1", "unit": "tokens", "needed": 9, "wanted": 5})
+    fired(database)
+    database.write_now(heed_firings, MINE, LATER)
+    assert order_stop(database.read_now(run_by_id, "R1")) == OrderStop(1)
+
+
+def test_a_person_who_cancels_a_run_that_an_order_paused_is_who_cancelled_it(database: Database) -> None:
+    a_run(database)
+    fired(database)
+    database.write_now(heed_firings, MINE, LATER)
+    database.write_now(move_run, MINE, "cancel", "cancel asked by ann through a phone", LATER)
+    database.write_now(cancel_run, MINE, LATER)
+    assert database.read_now(run_by_id, "R1").why == "cancelled as asked"
+
+
+def test_a_run_that_an_order_cancelled_says_so_when_it_has_ended(database: Database) -> None:
+    a_run(database)
+    fired(database, "cancel")
+    database.write_now(heed_firings, MINE, LATER)
+    database.write_now(cancel_run, MINE, LATER)
+    run = database.read_now(run_by_id, "R1")
+    assert (run.state, run.why, order_stop(run)) == ("cancelled", WHY, OrderStop(1))
 
 
 @pytest.mark.parametrize("state", ["succeeded", "failed", "cancelled"])
@@ -253,10 +292,10 @@ async def test_an_order_that_fires_for_a_paused_run_does_not_stop_it_when_it_is_
 
 # ── crashes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-# The reservation is the write that denies and holds the firing; what the step came to is not written at all.
+# The reservation is the write that denies and holds the firing; of what the step came to only numbers are written.
 BEGINNING = (
     "before claimed", "after claimed", "after started", "before prepared", "after prepared", "after a begun",
-    "after a builder reserved", "after heeded",
+    "after a builder reserved", "after a orderfired", "after heeded",
 )  # fmt: skip
 POINTS = {"pause": BEGINNING, "cancel": (*BEGINNING, "after cancelled")}
 ENDS = {"pause": ("paused", "the run was paused"), "cancel": ("cancelled", "the run was cancelled")}

@@ -132,8 +132,19 @@ def test_the_summaries_of_a_run_and_of_usage_hold_them(runs: Database) -> None:
 
 def test_a_run_that_an_order_paused_needs_a_person_who_is_told_that_it_will_not_stop_it_again(runs: Database) -> None:
     why = "Standing order 1 (pause run R4 when it reaches $5.00): That is $5.00."
-    runs.write_now(lambda connection: insert_run(connection, "R4", state="paused", why=why))
+    facts = {"state": "paused", "why": why, "stopped_by": {"order_id": 1}}
+    runs.write_now(lambda connection: insert_run(connection, "R4", **facts))
     needs = runs.read_now(run_summary, "R4", NOON).needs_you
     assert needs is not None
     assert needs.what == f"It is paused: {why}{OVERRULE}"
     assert needs.say == "resume run R4"
+
+
+def test_a_run_that_a_person_paused_is_not_taken_for_one_that_an_order_stopped_whatever_the_reason_says(
+    runs: Database,
+) -> None:
+    why = "Standing order 1 is a good name for a plan"
+    runs.write_now(lambda connection: insert_run(connection, "R4", state="paused", why=why))
+    needs = runs.read_now(run_summary, "R4", NOON).needs_you
+    assert needs is not None
+    assert OVERRULE not in needs.what

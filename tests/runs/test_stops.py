@@ -14,10 +14,10 @@ from autopack_mcp.config.settings import Settings, WindowCap
 from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import Denial
 from autopack_mcp.plans.plan import PhaseSpec
-from autopack_mcp.runs.cap_stops import CapStop, cap_stop, facts_of
 from autopack_mcp.runs.own_caps import NewCaps, insert_phase_caps, set_caps
 from autopack_mcp.runs.records import RunRecord
 from autopack_mcp.runs.states import RunState
+from autopack_mcp.runs.stops import CapStop, cap_stop, facts_of
 from autopack_mcp.runs.store import run_by_id
 from tests.factories import NOON, call_scope, insert_run, provider_settings, reservation, settings
 
@@ -48,15 +48,15 @@ def stopped(database: Database, denial: Denial, state: RunState = "budget_paused
     "of_run, of_phase, sizes, expected, say",
     [
         pytest.param(
-            {"token_cap": 1_000}, {}, (600, 600), CapStop("R1", "tokens", 1_200),
+            {"token_cap": 1_000}, {}, (600, 600), CapStop("R1", "tokens", 1_200, 600),
             "raise the cap of run R1 to 1,200 tokens", id="tokens of the run",
         ),
         pytest.param(
-            {"token_cap": 12_345_678}, {}, (9_876_543, 9_876_543), CapStop("R1", "tokens", 19_753_086),
+            {"token_cap": 12_345_678}, {}, (9_876_543, 9_876_543), CapStop("R1", "tokens", 19_753_086, 9_876_543),
             "raise the cap of run R1 to 20,000,000 tokens", id="many tokens, said in two figures",
         ),
         pytest.param(
-            {}, {"token_cap": 7}, (8,), CapStop("R1", "tokens", 8, "P-1.a"),
+            {}, {"token_cap": 7}, (8,), CapStop("R1", "tokens", 8, 8, "P-1.a"),
             "raise the cap of phase P-1.a of run R1 to 8 tokens", id="tokens of the phase",
         ),
     ],
