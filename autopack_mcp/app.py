@@ -257,6 +257,7 @@ def supervisor(autopack: Autopack, door: CallDoor, sandbox: Sandbox, url: str) -
     from autopack_mcp.llm_service import AsyncLlmService
     from autopack_mcp.runs.driver import RunDriver
     from autopack_mcp.runs.executor import Executor
+    from autopack_mcp.runs.sessions import SessionBooks
     from autopack_mcp.runs.supervision import SupervisorRecord
     from autopack_mcp.runs.supervisor import Supervisor
 
@@ -265,6 +266,7 @@ def supervisor(autopack: Autopack, door: CallDoor, sandbox: Sandbox, url: str) -
         database=autopack.database,
         clock=autopack.clock,
         builder=ApiBuilder(service),
+        sessions=SessionBooks(ledger=ledger(autopack), clock=autopack.clock, price_book=autopack.price_book),
         auditor=service,
         sandbox=sandbox,
         environ=autopack.environ,

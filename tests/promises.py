@@ -1054,6 +1054,39 @@ SUMMARIES = (
     ),
 )
 
+BUILDERS = (
+    Promise(
+        "A builder that edits files in the workspace itself is held to the same rules; git says what it changed.",
+        ("docs/builders.md#Builders: who writes a change",),
+        _held(
+            "runs/sessions",
+            "a_builder_that_works_in_the_workspace_yields_its_change_by_git",
+            "the_rules_for_a_builder_hold_for_one_that_edits_files_itself",
+            "the_next_attempt_opens_a_session_of_its_own_in_a_clean_workspace",
+        ),
+    ),
+    Promise(
+        "A builder's session is reserved before it is launched, and unknown usage is charged in full, never as nothing.",
+        ("docs/builders.md#Builders: who writes a change",),
+        _held(
+            "runs/sessions",
+            "what_a_session_reports_is_booked_and_priced_as_any_call",
+            "a_session_that_reports_no_usage_is_charged_its_promise_and_never_nothing",
+            "a_cap_denies_a_session_before_anything_is_launched",
+        ),
+    ),
+    Promise(
+        "A builder's session is on record before it runs: killed, it goes on under its name; cancelled, it leaves nothing.",
+        ("docs/builders.md#Builders: who writes a change",),
+        _held(
+            "runs/sessions",
+            "a_session_that_was_killed_goes_on_under_its_name_where_it_was",
+            "a_builder_that_has_lost_its_session_gives_the_attempt_up",
+            "cancelling_ends_the_session_books_it_and_leaves_the_workspace_clean",
+        ),
+    ),
+)
+
 PROMISES = (
     *LIBRARY,
     *CONFIG,
@@ -1063,6 +1096,7 @@ PROMISES = (
     *SUMMARIES,
     *LEDGER,
     *RUNS,
+    *BUILDERS,
     *PROCESSES,
     *BAD_INPUT,
     *DATABASES,

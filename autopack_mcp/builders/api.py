@@ -1,6 +1,7 @@
 """The builder that asks a model through the API: it answers with edits and never touches the workspace itself.
 
-``app`` makes one for the supervisor; what it asks goes through the one door for paid tokens.
+``app`` makes one for the supervisor; what it asks goes through the one door for paid tokens, which also scripts the
+answers of a rehearsal.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ class ApiBuilder:
 
     def __init__(self, service: AsyncLlmService) -> None:
         self._service = service
+
+    async def prepare(self, job: BuildJob) -> None:
+        """No session: every attempt is one question."""
 
     async def build(self, job: BuildJob) -> Built:
         """See ``Builder.build``."""

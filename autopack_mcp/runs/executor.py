@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from autopack_mcp.budgets.ledger import RunFence
-from autopack_mcp.builders.base import Builder, BuildJob
+from autopack_mcp.builders.base import Builder, BuildJob, Built, Session
 from autopack_mcp.clock import Clock
 from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import (
@@ -36,6 +36,7 @@ from autopack_mcp.runs.outcomes import (
     OrderFired,
     Outcome,
     Prepared,
+    SessionOpened,
     Stuck,
     WasApplied,
     WasApproved,
@@ -44,6 +45,7 @@ from autopack_mcp.runs.outcomes import (
     WasVerified,
 )
 from autopack_mcp.runs.records import AttemptRecord, PhaseRecord, RunRecord
+from autopack_mcp.runs.sessions import SessionBooks, make_room, taken_change
 from autopack_mcp.runs.store import check_lease
 from autopack_mcp.runs.verify import VerifyResult, verify
 from autopack_mcp.runs.workspace import Workspace
@@ -88,6 +90,7 @@ class Executor:
         database: Database,
         clock: Clock,
         builder: Builder,
+        sessions: SessionBooks,
         auditor: AsyncLlmService,
         sandbox: Sandbox,
         environ: Mapping[str, str],
@@ -96,6 +99,7 @@ class Executor:
         self._database = database
         self._clock = clock
         self._builder = builder
+        self._sessions = sessions
         self._auditor = auditor
         self._sandbox = sandbox
         self._environ = environ
@@ -160,14 +164,35 @@ class Executor:
 
     async def _build(self, job: StepJob) -> Outcome:
         await self._sync_notes(job.run)
-        workspace, phase = self.workspace(job.run), _spec(job)
+        phase = _spec(job)
+        asked = BuildJob(
+            phase, _account(job), Path(job.run.workspace), hints=job.hints, session_id=job.open_attempt.session_id,
+            is_rehearsal=job.run.is_rehearsal,
+        )  # fmt: skip
+        session = await self._builder.prepare(asked)
+        if session is not None:
+            return await self._in_session(job, asked, session)
+        workspace = self.workspace(job.run)
         await workspace.reset(job.open_attempt.parent_commit)
         files = await workspace.read_context(phase.allowed_paths, phase.context_paths, CONTEXT_LIMIT_BYTES)
-        built = await self._builder.build(BuildJob(phase, files, _account(job), job.hints))
+        return _built(await self._builder.build(replace(asked, files=files)))
+
+    async def _in_session(self, job: StepJob, asked: BuildJob, session: Session) -> Outcome:
+        """Let a builder edit files itself, once its session is on record, and take what git sees of it."""
+        attempt, workspace = job.open_attempt, self.workspace(job.run)
+        if attempt.session_id is None:
+            return SessionOpened(session.session_id)
+        if session.session_id != attempt.session_id:
+            return AttemptFailed("the builder has lost the session that it was interrupted in")
+        await make_room(workspace, attempt.parent_commit, session.session_id)
+        built = await self._sessions.run(self._builder, asked, session)
         if built.error is not None:
-            facts = (("reply", built.reply), ("builder_model", built.model), ("builder_reasons", list(built.reasons)))
-            return AttemptFailed(f"the builder's reply cannot be used: {built.error}", facts=facts)
-        return WasBuilt(built.reply, built.summary, built.model, built.reasons)
+            return _built(built)
+        try:
+            reply = await taken_change(workspace, attempt.parent_commit, asked.phase.allowed_paths, built.summary)
+        except UnusableReply as error:
+            return _built(replace(built, error=error.reason))
+        return _built(replace(built, reply=reply))
 
     async def _apply(self, job: StepJob) -> Outcome:
         workspace, attempt = self.workspace(job.run), job.open_attempt
@@ -264,6 +289,14 @@ def _spec(job: StepJob) -> PhaseSpec:
 
 def _account(job: StepJob) -> PhaseAccount:
     return PhaseAccount(job.run.run_id, job.phase.attempt, job.fence, rules=job.rules)
+
+
+def _built(built: Built) -> Outcome:
+    if built.error is not None:
+        facts = (("reply", built.reply), ("builder_model", built.model), ("builder_reasons", list(built.reasons)))
+        what = "reply" if built.reply else "change"
+        return AttemptFailed(f"the builder's {what} cannot be used: {built.error}", facts=facts)
+    return WasBuilt(built.reply, built.summary, built.model, built.reasons)
 
 
 def _red(result: VerifyResult) -> AttemptFailed:

@@ -37,6 +37,13 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionOpened:
+    """The builder may work inside the workspace, under this name; it has not begun."""
+
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class WasBuilt:
     """The builder answered with edits that can be read."""
 
@@ -114,8 +121,8 @@ class Stuck:
 
 
 Outcome = (
-    Prepared | WasBuilt | WasApplied | WasVerified | WasApproved | WasCommitted | AttemptFailed | BudgetDenied
-    | OrderFired | Stuck
+    Prepared | SessionOpened | WasBuilt | WasApplied | WasVerified | WasApproved | WasCommitted | AttemptFailed
+    | BudgetDenied | OrderFired | Stuck
 )  # fmt: skip
 
 
@@ -146,6 +153,9 @@ def write_outcome(
     match outcome:
         case Prepared():
             set_run(connection, fence, at, sandbox=outcome.sandbox, is_set_up=True)
+        case SessionOpened():
+            # Before it is launched, so that whoever takes the run up after a crash can find it again.
+            _note(connection, fence, phase, session_id=outcome.session_id)
         case WasBuilt():
             _note(connection, fence, phase, reply=outcome.reply, summary=outcome.summary,
                   builder_model=outcome.model, builder_reasons=list(outcome.reasons))  # fmt: skip

@@ -103,6 +103,7 @@ class AttemptRecord:
     verdict: Mapping[str, Any] | None
     started_at: datetime
     finished_at: datetime | None
+    session_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

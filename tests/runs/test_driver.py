@@ -40,6 +40,7 @@ from autopack_mcp.plans.plan import plan_from_json
 from autopack_mcp.runs.driver import RunDriver
 from autopack_mcp.runs.executor import Executor, StepJob
 from autopack_mcp.runs.requests import Action
+from autopack_mcp.runs.sessions import SessionBooks
 from autopack_mcp.runs.store import (
     attempts_of_phase,
     claim,
@@ -296,6 +297,7 @@ async def driving(
     executor = Executor(
         database=database, clock=clock, builder=builder, auditor=service, sandbox=plain_sandbox("this is a test"),
         environ=house.autopack.environ,
+        sessions=SessionBooks(ledger=app.ledger(house.autopack), clock=clock, price_book=house.autopack.price_book),
     )  # fmt: skip
 
     def driver() -> RunDriver:
