@@ -20,17 +20,19 @@ from autopack_mcp.config.settings import ProviderSettings, Settings
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.migrate import open_database
 from autopack_mcp.errors import ConfigError, Problem
-from autopack_mcp.home import CONFIG_VARIABLE, Home, Keys, find_home
+from autopack_mcp.home import CONFIG_VARIABLE, MACHINE_VARIABLE, Home, Keys, find_home
 from autopack_mcp.summary.summaries import Summaries
 from autopack_mcp.usage.prices import PriceBook, UnitPrices
 
 if TYPE_CHECKING:
-    from autopack_mcp.budgets.ledger import Ledger
+    from autopack_mcp.budgets.ledger import Ledger, RunFence
     from autopack_mcp.calls import CallDoor
     from autopack_mcp.config.config_file import ConfigFile
     from autopack_mcp.control.control import Control
     from autopack_mcp.providers.pacing import RetryPolicy
     from autopack_mcp.routing.snapshot import SnapshotReader
+    from autopack_mcp.runs.driver import RunDriver
+    from autopack_mcp.runs.supervision import SupervisorKind, SupervisorRecord
     from autopack_mcp.runs.supervisor import Supervisor
     from autopack_mcp.sandbox import Sandbox
     from autopack_mcp.usage.recorder import UsageRecorder
@@ -161,9 +163,9 @@ def open_checked(
     return autopack
 
 
-def machine_name() -> str:
-    """How this machine signs its leases."""
-    return platform.node() or "localhost"
+def machine_name(environ: Mapping[str, str] = os.environ) -> str:
+    """How this machine signs its leases: its own name, unless ``AUTOPACK_MACHINE`` gives it one that lasts."""
+    return environ.get(MACHINE_VARIABLE) or platform.node() or "localhost"
 
 
 def snapshot_reader(autopack: Autopack) -> SnapshotReader:
@@ -189,7 +191,7 @@ def control(autopack: Autopack) -> Control:
 
     launcher = DetachedLauncher(
         home=autopack.home,
-        machine=machine_name(),
+        machine=machine_name(autopack.environ),
         database=autopack.database,
         clock=autopack.clock,
         environ=autopack.environ,
@@ -253,13 +255,27 @@ def usage_recorder(autopack: Autopack) -> UsageRecorder:
 
 def supervisor(autopack: Autopack, door: CallDoor, sandbox: Sandbox, url: str) -> Supervisor:
     """The supervisor of this machine, not yet running; ``url`` is where this process answers."""
+    from autopack_mcp.runs.supervisor import Supervisor
+
+    return Supervisor(
+        identity=_identity(autopack, "serve", machine_name(autopack.environ), sandbox, url),
+        lock_file=autopack.home.lock_file,
+        database=autopack.database,
+        clock=autopack.clock,
+        ledger=ledger(autopack),
+        visible_keys=autopack.visible_keys,
+        make_driver=_driver_maker(autopack, door, sandbox),
+        limits=lambda: autopack.settings().runs,
+        workspaces=autopack.home.workspaces,
+    )
+
+
+def _driver_maker(autopack: Autopack, door: CallDoor, sandbox: Sandbox) -> Callable[[RunFence], RunDriver]:
     from autopack_mcp.builders.api import ApiBuilder
     from autopack_mcp.llm_service import AsyncLlmService
     from autopack_mcp.runs.driver import RunDriver
     from autopack_mcp.runs.executor import Executor
     from autopack_mcp.runs.sessions import SessionBooks
-    from autopack_mcp.runs.supervision import SupervisorRecord
-    from autopack_mcp.runs.supervisor import Supervisor
 
     service = AsyncLlmService(door)
     executor = Executor(
@@ -272,18 +288,12 @@ def supervisor(autopack: Autopack, door: CallDoor, sandbox: Sandbox, url: str) -
         environ=autopack.environ,
         secret_variables=autopack.key_variables(),
     )
+    return lambda fence: RunDriver(fence=fence, database=autopack.database, clock=autopack.clock, executor=executor)
+
+
+def _identity(autopack: Autopack, kind: SupervisorKind, name: str, sandbox: Sandbox, url: str) -> SupervisorRecord:
+    from autopack_mcp.runs.supervision import SupervisorRecord
+
     now = autopack.clock.now()
-    identity = SupervisorRecord(
-        machine_name(), 0, os.getpid(), url, __version__, autopack.visible_keys(), sandbox.description, now, now
-    )
-    return Supervisor(
-        identity=identity,
-        lock_file=autopack.home.lock_file,
-        database=autopack.database,
-        clock=autopack.clock,
-        ledger=ledger(autopack),
-        visible_keys=autopack.visible_keys,
-        make_driver=lambda fence: RunDriver(
-            fence=fence, database=autopack.database, clock=autopack.clock, executor=executor
-        ),
-    )
+    keys = autopack.visible_keys()
+    return SupervisorRecord(name, 0, os.getpid(), url, __version__, keys, sandbox.description, now, now, kind)

@@ -20,6 +20,7 @@ from autopack_mcp.errors import DatabaseUnusable, Problem
 DATABASE_VARIABLE = "AUTOPACK_DATABASE_URL"  # Another database than the file in the home (docs/postgres.md).
 CONFIG_VARIABLE = "AUTOPACK_CONFIG"  # A models.yaml that wins over the one in the home (contract 6).
 ENV_FILE_BYTES = 64 * 1024  # A handful of keys; beyond this it is another file.
+MACHINE_VARIABLE = "AUTOPACK_MACHINE"  # A name for this machine that outlasts its host name, as a container needs one.
 _PRIVATE_FOLDER = 0o700
 _OTHERS = 0o077  # Permission bits of everybody but the owner.
 

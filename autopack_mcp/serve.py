@@ -167,7 +167,7 @@ async def _refusal(autopack: Autopack, supervising: asyncio.Task[None]) -> str:
     """Who holds the supervisor's place."""
     with contextlib.suppress(SupervisorUnavailable):
         await supervising
-    return described(await autopack.database.read(supervisor_of, app.machine_name()))
+    return described(await autopack.database.read(supervisor_of, app.machine_name(autopack.environ)))
 
 
 def _pause(seconds: float) -> Callable[[], Awaitable[None]] | None:

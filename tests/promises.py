@@ -813,6 +813,30 @@ BAD_INPUT = (
         ),
     ),
     Promise(
+        "Runs share a machine fairly: the oldest first, nobody and no repository holds every place, who waits says why.",
+        ("docs/runs.md#Whose turn it is",),
+        (
+            *_held(
+                "runs/queue",
+                "the_oldest_go_first_until_every_place_is_taken",
+                "one_repository_takes_its_own_places_and_leaves_the_others_free",
+                "everybody_gets_a_run_before_anybody_gets_the_next",
+                "the_last_place_is_kept_for_somebody_else",
+            ),
+            *_held("runs/supervision", "as_many_runs_as_there_are_places_are_advanced_oldest_first"),
+            *_held("summary/waiting", "a_run_says_why_it_waits_and_its_place_without_any_write"),
+        ),
+    ),
+    Promise(
+        "A run is advanced where its repository is: by its own machine, or for a URL by a worker.",
+        ("docs/runs.md#Who advances it",),
+        _held(
+            "runs/queue",
+            "a_serve_takes_what_stands_on_its_machine_and_urls_while_no_worker_lives",
+            "a_worker_takes_what_every_machine_reaches",
+        ),
+    ),
+    Promise(
         "Of two servers on one database the second says who holds the place, and only reads.",
         ("docs/architecture.md#Five decisions",),
         (

@@ -117,7 +117,9 @@ class Starting:
             await self._check_keys(plan, self._settings(), frozenset(supervisor.key_variables))
         run_id = f"r-{self._clock.now():%m%d}-{secrets.token_hex(3)}"
         base = await pin_base(Path(plan.repository), run_id, plan.base)
-        await self._database.write(self._insert, self._new_run(run_id, plan, base, person, is_rehearsal=is_rehearsal))
+        new = self._new_run(run_id, plan, base, person, is_rehearsal=is_rehearsal)
+        # A path means nothing on another machine; ours is where the supervisor that was made sure of is.
+        await self._database.write(self._insert, replace(new, machine=supervisor.machine))
         kind = "rehearsal: no model is called and no tokens are bought" if is_rehearsal else "real run"
         what = f"Run {run_id} of plan {plan.name!r} is queued ({len(plan.phases)} phases, {kind})."
         message = f"{what} Page: {supervisor.url}/runs/{run_id}"

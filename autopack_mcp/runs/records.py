@@ -48,6 +48,7 @@ class RunRecord:
     finished_at: datetime | None
     updated_at: datetime
     stopped_by: Mapping[str, Any] | None = None
+    machine: str | None = None
 
     @property
     def branch(self) -> str:

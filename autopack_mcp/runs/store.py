@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, literal, null, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, func, insert, literal, null, or_, select, update
 
 from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.database.tables import attempts, phases, run_events, runs
@@ -43,7 +43,10 @@ _EVENT_FIELDS = tuple(RunEventRecord.__dataclass_fields__)
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """Everything that is fixed when a run is started; ``plan_json`` and ``model_map`` are what it keeps for life."""
+    """Everything that is fixed when a run is started; ``plan_json`` and ``model_map`` are what it keeps for life.
+
+    ``machine`` is the one whose disk holds its repository, None when a URL names that.
+    """
 
     run_id: str
     plan: Plan
@@ -55,6 +58,7 @@ class NewRun:
     rules: str
     base_commit: str
     workspace: str
+    machine: str | None = None
 
 
 # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -144,12 +148,23 @@ def insert_run(connection: Connection, new: NewRun, at: datetime) -> None:
     record_event(connection, new.run_id, at, "run", why, to_state="queued")
 
 
-def claim(connection: Connection, run_id: str, owner: str, at: datetime, lease_s: float) -> RunFence | None:
-    """Take over a run whose lease is free; None when somebody holds it. The new fencing token outdates every older."""
+def claim(
+    connection: Connection, run_id: str, owner: str, at: datetime, lease_s: float, workspace: str | None = None
+) -> RunFence | None:
+    """Take over a run whose lease is free; None when somebody holds it. The new fencing token outdates every older.
+
+    ``workspace`` is where its new owner will have the clone; None leaves that as it is.
+    """
+    place = {} if workspace is None else {"workspace": workspace}
     taken = connection.execute(
         update(runs)
-        .where(runs.c.run_id == run_id, _is_free(at), runs.c.state.not_in(RUN_ENDED))
-        .values(lease_owner=owner, lease_token=runs.c.lease_token + 1, lease_expires_at=at + timedelta(seconds=lease_s))
+        .where(runs.c.run_id == run_id, is_free(at), runs.c.state.not_in(RUN_ENDED))
+        .values(
+            lease_owner=owner,
+            lease_token=runs.c.lease_token + 1,
+            lease_expires_at=at + timedelta(seconds=lease_s),
+            **place,
+        )
     )
     if taken.rowcount == 0:
         return None
@@ -157,9 +172,13 @@ def claim(connection: Connection, run_id: str, owner: str, at: datetime, lease_s
     return RunFence(run_id, int(token))
 
 
-def claimable_runs(connection: Connection, at: datetime) -> tuple[RunRecord, ...]:
-    """Runs that want to be advanced and whose lease is free, oldest first."""
-    found = select(*_columns(runs, _RUN_FIELDS)).where(runs.c.state.in_(RUN_ACTIVE), _is_free(at))
+def claimable_runs(
+    connection: Connection, at: datetime, within: ColumnElement[bool] | None = None
+) -> tuple[RunRecord, ...]:
+    """Runs that want to be advanced and whose lease is free, oldest first; all of them, or those of a condition."""
+    found = select(*_columns(runs, _RUN_FIELDS)).where(runs.c.state.in_(RUN_ACTIVE), is_free(at))
+    if within is not None:
+        found = found.where(within)
     found = found.order_by(runs.c.created_at, runs.c.run_id)
     return tuple(RunRecord(**row) for row in connection.execute(found).mappings())
 
@@ -304,7 +323,8 @@ def _columns(table: Any, names: Sequence[str]) -> list[Any]:
     return [table.c[name] for name in names]
 
 
-def _is_free(at: datetime) -> Any:
+def is_free(at: datetime) -> Any:
+    """The condition that nobody holds a run's lease at a moment."""
     return or_(runs.c.lease_owner.is_(None), runs.c.lease_expires_at < at)
 
 
@@ -337,6 +357,7 @@ def _run_row(new: NewRun) -> dict[str, Any]:
         "base_commit": new.base_commit,
         "head_commit": new.base_commit,
         "workspace": new.workspace,
+        "machine": new.machine,
         "is_set_up": False,
         "lease_token": 0,
     }

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from sqlalchemy import Connection, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
 
 from autopack_mcp.database.tables import supervisors
 
 SUPERVISOR_LEASE_S = 6.0  # As the run lease: three missed heartbeats of 2 s (contract 30).
-GONE_WORKER_KEPT_S = 86_400  # A worker's name never comes back, so its row would stay for ever; a day shows who was there.
+GONE_WORKER_KEPT_S = 86_400  # A worker's name never comes back; for a day its row shows who was there.
 
 SupervisorKind = Literal["serve", "worker"]
 
@@ -50,6 +50,27 @@ def supervisor_of(connection: Connection, machine: str) -> SupervisorRecord | No
     columns = [supervisors.c[name] for name in SupervisorRecord.__dataclass_fields__]
     row = connection.execute(select(*columns).where(supervisors.c.machine == machine)).mappings().first()
     return None if row is None else SupervisorRecord(**row)
+
+
+def live_workers(connection: Connection, at: datetime) -> tuple[SupervisorRecord, ...]:
+    """Every worker whose lease runs at a moment, the longest lease first."""
+    columns = [supervisors.c[name] for name in SupervisorRecord.__dataclass_fields__]
+    found = select(*columns).where(_is_live_worker(at))
+    found = found.order_by(supervisors.c.lease_expires_at.desc(), supervisors.c.machine)
+    return tuple(SupervisorRecord(**row) for row in connection.execute(found).mappings())
+
+
+def count_live_workers(connection: Connection, at: datetime) -> int:
+    """How many workers are alive at a moment."""
+    found = select(func.count()).select_from(supervisors).where(_is_live_worker(at))
+    return int(connection.execute(found).scalar_one())
+
+
+def forget_gone_workers(connection: Connection, at: datetime) -> None:
+    """Remove the rows of workers that have been dead for a day."""
+    long_ago = at - timedelta(seconds=GONE_WORKER_KEPT_S)
+    gone = and_(supervisors.c.kind == "worker", supervisors.c.lease_expires_at < long_ago)
+    connection.execute(delete(supervisors).where(gone))
 
 
 def take_over(connection: Connection, wish: SupervisorRecord, at: datetime) -> SupervisorRecord | None:
@@ -89,3 +110,7 @@ def step_down(connection: Connection, mine: SupervisorRecord, at: datetime) -> N
     """End the lease now, so that a successor need not wait for it to run out."""
     row = and_(supervisors.c.machine == mine.machine, supervisors.c.token == mine.token)
     connection.execute(update(supervisors).where(row).values(lease_expires_at=at - timedelta(microseconds=1)))
+
+
+def _is_live_worker(at: datetime) -> ColumnElement[bool]:
+    return and_(supervisors.c.kind == "worker", supervisors.c.lease_expires_at >= at)

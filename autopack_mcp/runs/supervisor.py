@@ -1,7 +1,7 @@
-"""The one process of a machine that advances runs: it claims them, obeys requests and recovers what was left.
+"""Whoever advances runs: it claims those whose turn it is, obeys requests and recovers what was left.
 
-It owns the machine's lease and one driver for each claimed run; it does no step itself. ``serve`` runs it until it is
-told to stop, and then every run waits where it is for the next one.
+It owns a lease of its own and one driver for each claimed run; it does no step itself. ``serve`` runs the one of its
+machine, ``worker`` one that is told by jobs what to claim; stopped, its runs wait where they are for the next one.
 """
 
 from __future__ import annotations
@@ -11,24 +11,32 @@ import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from typing import Protocol
+
+from sqlalchemy import Connection
 
 from autopack_mcp.budgets.ledger import Ledger, RunFence
 from autopack_mcp.budgets.standing_orders import unhandled_firings
 from autopack_mcp.clock import Clock
+from autopack_mcp.config.settings import RunSettings
 from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import DatabaseError, LeaseLost, SupervisorUnavailable
+from autopack_mcp.plans.repository_url import is_url
 from autopack_mcp.runs.driver import RunDriver
 from autopack_mcp.runs.firings import heed_unattended
-from autopack_mcp.runs.obeying import obey
-from autopack_mcp.runs.requests import RequestRecord, answer_request, pending_requests
-from autopack_mcp.runs.states import RunState
-from autopack_mcp.runs.store import RUN_LEASE_S, claim, claimable_runs, let_go, renew
+from autopack_mcp.runs.obeying import Obeyed, obey
+from autopack_mcp.runs.queue import STOPPING, Reach, line_at, runs_in_hand, turns
+from autopack_mcp.runs.records import RunRecord
+from autopack_mcp.runs.requests import RequestRecord, answer_request, pending_requests, request_by_id
+from autopack_mcp.runs.store import RUN_LEASE_S, claim, let_go, renew, run_by_id
 from autopack_mcp.runs.supervision import (
     SupervisorRecord,
+    count_live_workers,
     renew_supervisor,
     step_down,
     supervisor_of,
@@ -38,27 +46,41 @@ from autopack_mcp.runs.supervision import (
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 2.0
-RUNS_AT_ONCE = 4  # Runs that one machine advances at the same time; the others wait in the order they were started.
 TAKE_OVER_LOOK_S = 0.2  # How often a supervisor that waits for its predecessor's lease to end asks again.
-STOPPING: frozenset[RunState] = frozenset(
-    {"pausing", "cancelling"}
-)  # All they need is a moment, so they get it at once.
 LOOK_LIMIT_S = 1.0  # Also without any commit the supervisor looks this often: leases end without one.
+OFFERED_AHEAD = 16  # Jobs made before a worker is free to take them; with more of them the order could not change.
+
+
+class Jobs(Protocol):
+    """Who of many workers is to claim a run, decided elsewhere: what is offered comes back through ``advance``."""
+
+    async def offer(self, run_ids: Sequence[str]) -> None:
+        """Ask for one worker to advance each of these runs; asking twice is asking once."""
+        ...
 
 
 class Supervisor:
-    """One per machine. Every part is given by name; ``run`` blocks until ``stop`` is called or the lease is lost."""
+    """One per machine, or one of many workers. Every part is given by name.
+
+    ``run`` blocks until ``stop`` is called or the lease is lost. ``limits`` are asked at each look; ``workspaces`` is
+    where the clones of repositories with a URL stand here. With ``jobs`` it is a worker: it offers runs instead of
+    claiming them, and claims what it is told to by ``advance``. Without a ``lock_file`` there may be several at once.
+    """
 
     def __init__(
         self,
         *,
         identity: SupervisorRecord,
-        lock_file: Path,
+        lock_file: Path | None,
         database: Database,
         clock: Clock,
         ledger: Ledger,
         visible_keys: Callable[[], Sequence[str]],
         make_driver: Callable[[RunFence], RunDriver],
+        limits: Callable[[], RunSettings],
+        workspaces: Path,
+        jobs: Jobs | None = None,
+        look_rest_s: float = 0.0,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._identity = identity
@@ -68,7 +90,14 @@ class Supervisor:
         self._ledger = ledger
         self._visible_keys = visible_keys
         self._make_driver = make_driver
+        self._limits = limits
+        self._workspaces = workspaces
+        self._jobs = jobs
+        self._look_rest_s = look_rest_s
         self._heartbeat_s = heartbeat_s
+        self._reach = Reach(identity.kind, identity.machine)
+        self._group: asyncio.TaskGroup
+        self._runs: dict[str, RunRecord] = {}
         self._drivers: dict[str, RunDriver] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stopping = asyncio.Event()
@@ -88,7 +117,7 @@ class Supervisor:
         Raises:
             SupervisorUnavailable: another supervisor is alive here; the message says which.
         """
-        with _locked(self._lock_file):
+        with nullcontext() if self._lock_file is None else locked(self._lock_file):
             self._identity = await self._taken_over()
             on_ready(self._identity)
             try:
@@ -115,11 +144,13 @@ class Supervisor:
         changes = ChangeWatch(self._database)
         try:
             async with asyncio.TaskGroup() as tasks:
+                self._group = tasks
                 heart = tasks.create_task(self._beat())
                 try:
                     while not self._stopping.is_set():
                         seen = changes.version()
-                        await self._look(tasks)
+                        await self._look()
+                        await self._rest()
                         await changes.wait(seen, LOOK_LIMIT_S, self._stopping)
                 finally:
                     heart.cancel()
@@ -131,9 +162,14 @@ class Supervisor:
         finally:
             changes.close()
 
-    async def _look(self, tasks: asyncio.TaskGroup) -> None:
+    async def _rest(self) -> None:
+        """Let commits that come together be one look: many workers would otherwise ask after each commit of each."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), self._look_rest_s)
+
+    async def _look(self) -> None:
         """Obey what was asked, then take up what may be taken up; what goes wrong with one of them stops no other."""
-        for work in (self._obey_all, self._heed_all, self._ledger.expire_overdue, partial(self._claim, tasks)):
+        for work in (self._obey_all, self._heed_all, self._ledger.expire_overdue, self._claim):
             try:
                 await work()
             except DatabaseError:
@@ -150,7 +186,7 @@ class Supervisor:
         driver = self._drivers.get(request.run_id)
         fence = driver.fence if driver else None
         try:
-            obeyed = await self._database.write(obey, request, fence, self.owner, self._clock.now())
+            obeyed = await self._database.write(_obey_once, request, fence, self.owner, self._clock.now())
         except LeaseLost:
             # The run was lost to another process in this moment; whoever owns it answers the request.
             log.warning("request %s about run %s is left to another process", request.request_id, request.run_id)
@@ -177,17 +213,60 @@ class Supervisor:
                 # As a cancel by a person: the step in hand, which may be none that calls a model, ends now.
                 driver.interrupt()
 
-    async def _claim(self, tasks: asyncio.TaskGroup) -> None:
-        for run in await self._database.read(claimable_runs, self._clock.now()):
-            # A person waits to see it stop, however many others are being advanced.
-            must_wait = run.state not in STOPPING and len(self._drivers) >= RUNS_AT_ONCE
-            # Our own, whose renewal was late: it goes on under its token, and a new one would lose its step.
-            if must_wait or run.run_id in self._drivers:
-                continue
-            fence = await self._database.write(claim, run.run_id, self.owner, self._clock.now(), RUN_LEASE_S)
-            if fence is not None:
-                self._drivers[run.run_id] = self._make_driver(fence)
-                self._tasks[run.run_id] = tasks.create_task(self._drive(run.run_id), name=f"run {run.run_id}")
+    async def advance(self, run_id: str) -> None:
+        """Claim a run that was offered and drive it until it stops; nothing happens when somebody else has it.
+
+        Cancelling the caller does not stop the run: ``stop`` does, and ends every step of this process in its order.
+        """
+        if self._stopping.is_set() or run_id in self._drivers:
+            return
+        task = await self._take_up(await self._database.read(run_by_id, run_id))
+        if task is not None:
+            await asyncio.wait([task])
+
+    async def _claim(self) -> None:
+        """Take up the runs whose turn it is, or offer them; those that are to be stopped get their moment in any case.
+
+        Our own, whose renewal was late, go on under their token: a new one would lose their step.
+        """
+        line = await self._database.read(line_at, self._reach, self._clock.now())
+        if not any(run.run_id not in self._drivers for run in line.waiting):
+            return
+        in_hand, limits = await self._places()
+        chosen = [turn.run for turn in turns(line, in_hand, limits) if not turn.why]
+        mine = [run for run in chosen if run.run_id not in self._drivers]
+        for run in mine:
+            if self._jobs is None or run.state in STOPPING:
+                await self._take_up(run)
+        if self._jobs is not None:
+            await self._jobs.offer([run.run_id for run in mine if run.state not in STOPPING])
+
+    async def _places(self) -> tuple[Sequence[RunRecord], RunSettings]:
+        """The runs in hand, and the limits that go with them: this process's own, or those of all workers together."""
+        limits = self._limits()
+        if self._jobs is None:
+            return tuple(self._runs.values()), limits
+        in_hand, workers = await self._database.read(_workers_hands, self._reach, self._clock.now())
+        together = replace(
+            limits, at_once=len(in_hand) + OFFERED_AHEAD, per_repository=limits.per_repository * max(workers, 1)
+        )
+        return in_hand, together
+
+    async def _take_up(self, run: RunRecord) -> asyncio.Task[None] | None:
+        """Claim a run and start to drive it; None when somebody else was faster."""
+        workspace = str(self._workspaces / run.run_id) if is_url(run.repository) else None
+        now = self._clock.now()
+        fence = await self._database.write(claim, run.run_id, self.owner, now, RUN_LEASE_S, workspace)
+        if fence is None:
+            return None
+        if self._stopping.is_set():
+            await self._database.write(let_go, fence)
+            return None
+        self._runs[run.run_id] = run
+        self._drivers[run.run_id] = self._make_driver(fence)
+        task = self._group.create_task(self._drive(run.run_id), name=f"run {run.run_id}")
+        self._tasks[run.run_id] = task
+        return task
 
     async def _drive(self, run_id: str) -> None:
         try:
@@ -196,6 +275,7 @@ class Supervisor:
             log.exception("run %s was dropped", run_id)
         del self._drivers[run_id]
         del self._tasks[run_id]
+        del self._runs[run_id]
 
     async def _beat(self) -> None:
         """Prolong our leases; a lost run is interrupted, a lost machine ends everything."""
@@ -226,9 +306,26 @@ def described(holder: SupervisorRecord | None) -> str:
     return f"Process {holder.pid} on {holder.machine} supervises this database since {since} ({holder.url})."
 
 
+def _obey_once(
+    connection: Connection, request: RequestRecord, fence: RunFence | None, owner: str, at: datetime
+) -> Obeyed | None:
+    """``obey``, unless another process has answered since we read the request: it may not be obeyed a second time."""
+    if request_by_id(connection, request.request_id).state != "pending":
+        return None
+    return obey(connection, request, fence, owner, at)
+
+
+def _workers_hands(connection: Connection, reach: Reach, at: datetime) -> tuple[tuple[RunRecord, ...], int]:
+    return runs_in_hand(connection, reach, at), count_live_workers(connection, at)
+
+
 @contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """Hold this AUTOPACK_HOME's lock: the kernel frees it however the process ends."""
+def locked(file: Path) -> Iterator[None]:
+    """Hold a lock of this AUTOPACK_HOME: the kernel frees it however the process ends.
+
+    Raises:
+        SupervisorUnavailable: another process holds it.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     try:

@@ -7,7 +7,7 @@ answer; ``Summaries`` reads it for the tools, the page, the card and the command
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from autopack_mcp.budgets.caps import CallScope, ScopeCap, shadow_prefix
 from autopack_mcp.budgets.counters import ScopeUse, scope_use
+from autopack_mcp.config.settings import RunSettings
 from autopack_mcp.money import usd
 from autopack_mcp.notes import NOTE_LIMIT, Note, notes_of_run
 from autopack_mcp.runs.overview import (
@@ -32,6 +33,7 @@ from autopack_mcp.runs.store import events_of_run, run_by_id
 from autopack_mcp.runs.supervision import SupervisorRecord
 from autopack_mcp.summary.alerts import AlertView, alerts_of_run
 from autopack_mcp.summary.orders import OrderView, orders_of_run
+from autopack_mcp.summary.waiting import Limits, advancers, why_it_waits
 from autopack_mcp.text_safety import visible
 from autopack_mcp.usage.service import spent_by_phase
 from autopack_mcp.usage.sums import Spent
@@ -224,19 +226,20 @@ _COUNTED = (
 _NOTHING = Spent()
 
 
-def run_summary(connection: Connection, run_id: str, now: datetime) -> RunSummary:
-    """One run as it stands.
+def run_summary(connection: Connection, run_id: str, now: datetime, limits: Limits = RunSettings) -> RunSummary:
+    """One run as it stands; ``limits`` are asked when it waits for its turn.
 
     Raises:
         RunNotFound: with the newest ids that do exist.
     """
     run = run_by_id(connection, run_id)
-    known = supervisors_known(connection)
+    known = advancers(run, supervisors_known(connection), now)
     alive = [one for one in known if one.is_alive(now)]
+    waits = why_it_waits(connection, run, alive, limits, now)
     found = phases_with_models(connection, run_id)
     spent = spent_by_phase(connection, run_id, is_rehearsal=run.is_rehearsal)
     return RunSummary(
-        **_identity(run),
+        **_identity(run if waits is None else replace(run, why=waits)),
         **_progress([phase for phase, _ in found]),
         **_money(run, spent.values(), _use_of(connection, run, now)),
         supervisor=_supervisor(run, known, alive),
@@ -386,13 +389,19 @@ def _supervisor(run: RunRecord, known: Sequence[SupervisorRecord], alive: Sequen
     if run.state in RUN_ENDED:
         return "none is needed, the run has ended"
     if alive:
-        return "; ".join(f"the supervisor on {one.machine} (process {one.pid}, {one.url})" for one in alive)
+        return "; ".join(map(_named, alive))
     if known:
         last = known[0]
         return (
             f"no supervisor is running; the one on {last.machine} was last alive at {last.lease_expires_at:%F %T} UTC"
         )
-    return "no supervisor is running"
+    return "no supervisor is running" if run.machine is None else f"no supervisor is running on {run.machine}"
+
+
+def _named(one: SupervisorRecord) -> str:
+    if one.kind == "worker":
+        return f"the worker {one.machine} (process {one.pid})"
+    return f"the supervisor on {one.machine} (process {one.pid}, {one.url})"
 
 
 def needs_you_now(run: RunRecord, *, is_supervised: bool) -> NeedsYou | None:

@@ -13,11 +13,13 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from autopack_mcp.clock import from_us, to_us
+from autopack_mcp.config.settings import RunSettings
 from autopack_mcp.errors import RequestRefused
 from autopack_mcp.runs.overview import PhaseCounts, phase_counts, runs_after, supervisors_known
 from autopack_mcp.runs.records import RunRecord
 from autopack_mcp.runs.store import count_runs, unfinished_runs
 from autopack_mcp.summary.run import NAME_LIMIT, RunLine, RunList, RunSummary, needs_you_now, run_summary
+from autopack_mcp.summary.waiting import Limits, advancers
 from autopack_mcp.text_safety import visible
 from autopack_mcp.usage.service import spent_by_run
 from autopack_mcp.usage.sums import Spent
@@ -61,14 +63,14 @@ def current_run_id(connection: Connection) -> str | None:
     return candidates[0].run_id if len(candidates) == 1 else None
 
 
-def current_run(connection: Connection, now: datetime) -> RunSummary | RunList:
+def current_run(connection: Connection, now: datetime, limits: Limits = RunSettings) -> RunSummary | RunList:
     """The run that is meant when none is named, or the list of unfinished runs when there are several.
 
     Without any run it is an empty list whose hint says how to start one.
     """
     run_id = current_run_id(connection)
     if run_id is not None:
-        return run_summary(connection, run_id, now)
+        return run_summary(connection, run_id, now, limits)
     unfinished = unfinished_runs(connection)
     if not unfinished:
         return RunList((), 0, None, NO_RUNS)
@@ -80,7 +82,7 @@ def current_run(connection: Connection, now: datetime) -> RunSummary | RunList:
 def _run_lines(connection: Connection, runs: Sequence[RunRecord], now: datetime) -> tuple[RunLine, ...]:
     counts = phase_counts(connection, [run.run_id for run in runs])
     spent = spent_by_run(connection, {run.run_id: run.is_rehearsal for run in runs})
-    is_supervised = any(known.is_alive(now) for known in supervisors_known(connection))
+    alive = [one for one in supervisors_known(connection) if one.is_alive(now)]
     return tuple(
         RunLine(
             run_id=run.run_id,
@@ -88,7 +90,7 @@ def _run_lines(connection: Connection, runs: Sequence[RunRecord], now: datetime)
             state=run.state,
             percent_complete=counts.get(run.run_id, _NO_PHASES).percent_complete,
             is_rehearsal=run.is_rehearsal,
-            needs_you=needs_you_now(run, is_supervised=is_supervised) is not None,
+            needs_you=needs_you_now(run, is_supervised=bool(advancers(run, alive, now))) is not None,
             created_at=run.created_at,
             tokens_used=spent.get(run.run_id, _NOTHING).charged_tokens,
             cost_usd=spent.get(run.run_id, _NOTHING).cost_usd,

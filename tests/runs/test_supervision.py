@@ -20,6 +20,7 @@ from sqlalchemy import insert, update
 
 from autopack_mcp.budgets.ledger import Ledger, RunFence, expire_overdue
 from autopack_mcp.clock import ManualClock
+from autopack_mcp.config.settings import RunSettings
 from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.tables import requests, supervisors
@@ -36,11 +37,12 @@ from autopack_mcp.runs.supervision import (
     supervisor_of,
     take_over,
 )
-from autopack_mcp.runs.supervisor import RUNS_AT_ONCE, Supervisor
+from autopack_mcp.runs.supervisor import Supervisor
 from tests.factories import NOON, insert_run, insert_supervisor, settings
 
 anyio_test = pytest.mark.anyio
 LIMIT_S = 10
+AT_ONCE = 4
 QUICK_S = 0.01  # Between two heartbeats, so that no test waits for one.
 TICK = timedelta(microseconds=1)
 WISH = SupervisorRecord("desk", 0, 99, "http://127.0.0.1:9", "1", ("A_KEY",), "none", NOON, NOON)
@@ -153,6 +155,8 @@ class Desk:
             ledger=Ledger(database, clock, settings),
             visible_keys=lambda: ("A_KEY",),
             make_driver=self._made,
+            limits=lambda: RunSettings(at_once=AT_ONCE, per_repository=AT_ONCE),
+            workspaces=lock_file.parent / "workspaces",
             heartbeat_s=heartbeat_s,
         )
 
@@ -193,6 +197,12 @@ class Desk:
         finally:
             changes.close()
 
+    async def until_answered(self, request_id: str) -> None:
+        async def is_answered() -> bool:
+            return (await self.database.read(request_by_id, request_id)).state == "done"
+
+        await self.until(is_answered)
+
     async def until_in_hand(self, *run_ids: str) -> None:
         await self.until(
             lambda: set(run_ids) == {one for one, driver in self.drivers.items() if not driver.ended.is_set()}
@@ -211,19 +221,19 @@ def desk(database: Database, clock: ManualClock, tmp_path: Path) -> Desk:
 
 @anyio_test
 async def test_as_many_runs_as_there_are_places_are_advanced_oldest_first(desk: Desk) -> None:
-    names = [f"R{number}" for number in range(RUNS_AT_ONCE + 2)]
+    names = [f"R{number}" for number in range(AT_ONCE + 2)]
     await desk.add(*names)
     async with desk.supervising():
-        await desk.until_in_hand(*names[:RUNS_AT_ONCE])
+        await desk.until_in_hand(*names[:AT_ONCE])
         await desk.ask(names[1], "cancel")
-        await desk.until_in_hand(names[0], *names[2 : RUNS_AT_ONCE + 1])
+        await desk.until_in_hand(names[0], *names[2 : AT_ONCE + 1])
 
     assert {run_id: driver.interrupts for run_id, driver in desk.drivers.items() if driver.interrupts} == {names[1]: 1}
 
 
 @anyio_test
 async def test_what_is_to_be_stopped_needs_no_free_place(desk: Desk) -> None:
-    names = [f"R{number}" for number in range(RUNS_AT_ONCE)]
+    names = [f"R{number}" for number in range(AT_ONCE)]
     await desk.add(*names)
     await desk.add("waiting", created_at=at(60))
     await desk.add("left", state="pausing", created_at=at(61))
@@ -420,3 +430,16 @@ async def test_of_two_supervisors_of_one_home_the_second_is_refused_at_once(desk
         second = Desk(desk.database, desk.clock, tmp_path / "lock")
         with pytest.raises(SupervisorUnavailable, match="holds the lock"):
             await second.boss.run()
+
+
+@anyio_test
+async def test_a_request_that_another_process_answered_meanwhile_is_not_obeyed_again(desk: Desk) -> None:
+    await desk.add("R1")
+    asked = await desk.ask("R1", "pause")
+    seen = await desk.database.read(request_by_id, asked)
+    async with desk.supervising():
+        await desk.until_answered(asked)
+        await desk.until_answered(await desk.ask("R1", "resume"))
+        await desk.boss._obey(seen)
+
+        assert (await desk.run("R1")).state == "running"
