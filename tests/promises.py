@@ -648,6 +648,16 @@ PROCESSES = (
         ),
     ),
     Promise(
+        "A newer version brings the database up to date in the middle of a run, and the run goes on.",
+        ("docs/durability.md#What happens around a run",),
+        _held("durability/upgrade", "a_run_that_an_older_version_began_goes_on_under_this_one"),
+    ),
+    Promise(
+        "However a server is killed, no billed call lacks its row, no phase is committed twice and none is left out.",
+        ("docs/durability.md#How we know",),
+        _held("benchmark_crash", "a_killed_server_leaves_no_unrecorded_call_no_second_commit_and_no_gap"),
+    ),
+    Promise(
         "A call in flight is never forgotten: interrupted, it is booked; lost, it is charged in full when its lease"
         " ends; not sent, it is given back.",
         ("docs/accounting.md#A cap that holds",),
@@ -790,6 +800,40 @@ BAD_INPUT = (
                 "a_verification_that_floods_its_output_keeps_the_head_and_the_tail_of_it",
             ),
             *_held("processes", "a_deadline_reaches_a_grandchild_that_left_the_group_and_ignores_signals"),
+        ),
+    ),
+    Promise(
+        "Nothing of a command outlives it: neither a lost group, environment or parent nor our own death hides it.",
+        ("docs/workspace.md#How commands run",),
+        _held(
+            "keeper",
+            "cancelling_reaches_whoever_has_shed_its_mark_its_group_and_its_parent",
+            "what_a_command_left_behind_ends_with_it",
+            "a_command_does_not_outlive_us",
+            "without_its_keeper_a_command_is_still_ended_by_its_marks",
+        ),
+    ),
+    Promise(
+        "A command that passes a limit of its plan is ended; the attempt's reason names limit, use and key.",
+        ("docs/workspace.md#Limits", "docs/plans.md#`limits`"),
+        (
+            *_held("keeper", "a_command_that_passes_a_limit_is_ended_and_the_limit_named"),
+            *_held(
+                "runs/verify",
+                "how_a_command_ended_is_said_in_words_with_the_limit_and_its_key",
+                "a_limit_of_the_plan_reaches_its_commands_and_the_runs_reason",
+            ),
+            *_held("runs/workspace", "a_set_up_that_passes_a_limit_says_which"),
+        ),
+    ),
+    Promise(
+        "The status says how commands are confined.",
+        ("docs/workspace.md#The sandbox",),
+        _held(
+            "sandbox",
+            "without_bubblewrap_the_status_says_so",
+            "a_bubblewrap_that_does_not_work_here_is_not_used_and_the_status_says_why",
+            "the_status_says_what_the_sandbox_does",
         ),
     ),
     Promise(
