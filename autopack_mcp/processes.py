@@ -1,7 +1,8 @@
 """Starts a command, bounds it, and ends its whole process tree: deadline, output cap, nothing left behind.
 
 It owns process groups, marks and pipes; it knows no git, no run and no plan, and it does not judge what a command said.
-The workspace and the verification run everything through ``run_command``, confined by ``sandbox`` where needed.
+The workspace and the verification run everything through ``run_command``, confined by ``sandbox`` where needed; what a
+plan names also gets limits and, on Linux, a ``keeper`` that nothing of it escapes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,19 +26,21 @@ from typing import IO, Literal
 
 import anyio
 
+from autopack_mcp import keeper
+from autopack_mcp.keeper import DRAIN_GRACE_S, KEEPER_MARK, KILL_PATIENCE_S, MARK_VARIABLE, TERM_GRACE_S
+
 log = logging.getLogger(__name__)
 
 OUTPUT_CAP_BYTES = 1_000_000  # What is kept of a command's output: the first and the last half of it.
 FLOOD_FACTOR = 256  # A command that writes this many times its cap will not stop by itself; at 256 MB it is ended.
-TERM_GRACE_S = 0.2  # Cancelling must end in a second; what has not obeyed SIGTERM by now gets SIGKILL.
-KILL_PATIENCE_S = 2.0  # SIGKILL needs milliseconds; beyond this the kernel itself is stuck (a dead disk or mount).
-DRAIN_GRACE_S = 0.2  # `exec > >(tee log)`: a reader may still be writing when the shell has gone.
-MARK_VARIABLE = "AUTOPACK_COMMAND_MARK"
+KEEPER_PATIENCE_S = TERM_GRACE_S + 0.3  # A keeper that needs longer was stopped or killed, and we do its work.
+MEGABYTE = 1_000_000
 
 PS_TIMEOUT_S = 5.0  # Where there is no /proc; listing processes takes 20 ms.
 
 _POLL_S = 0.01
 _READ_BYTES = 65_536
+_REPORT_BYTES = 200
 _DRAIN_READS = 64  # Four times what Linux lets a pipe hold: somebody who still writes cannot keep us reading.
 _PS = ("ps", "-A", "-E", "-ww", "-o", "pid=", "-o", "ppid=", "-o", "pgid=", "-o", "stat=", "-o", "command=")
 _MARK_AMONG_WORDS = re.compile(rf"(?<!\S){MARK_VARIABLE}=\S*")
@@ -49,6 +53,28 @@ _UNWANTED = re.compile(
 )
 
 Ending = Literal["exited", "timed out", "flooded", "interrupted"]
+LimitName = Literal["cpu_s", "memory_mb", "output_mb", "processes"]
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLimits:
+    """What a command and all it starts may use together: processor time, memory, output of a stream, processes.
+
+    A megabyte is 1,000,000 bytes. Output is bounded everywhere, the others where commands have a keeper.
+    """
+
+    cpu_s: int
+    memory_mb: int
+    output_mb: int
+    processes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PassedLimit:
+    """The limit that ended a command, and how much was used when that was seen, in the unit of the limit."""
+
+    name: LimitName
+    used: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +83,8 @@ class CommandResult:
 
     ``exit_code`` is negative when a signal ended it, and None when we did. ``output`` is decoded as UTF-8, what is not
     UTF-8 replaced, with a line in the middle that says how many bytes were left out. ``errors`` is empty unless they
-    were asked for apart; ``flooded`` is True when it was ended because it would not stop writing.
+    were asked for apart; ``flooded`` is True when it was ended because it would not stop writing, and ``passed`` is the
+    limit that ended it, the one of its output included.
     """
 
     exit_code: int | None
@@ -67,6 +94,7 @@ class CommandResult:
     duration_s: float
     errors: str = ""
     flooded: bool = False
+    passed: PassedLimit | None = None
 
 
 async def run_command(
@@ -80,8 +108,9 @@ async def run_command(
     label: str = "",
     errors_apart: bool = False,
     sweep: bool = True,
+    limits: CommandLimits | None = None,
 ) -> CommandResult:
-    """Run ``argv`` in a process group of its own until it ends, its deadline passes or it floods its output.
+    """Run ``argv`` in a process group of its own until it ends, its deadline passes or it has used too much.
 
     When this returns or raises, cancelled included, no process of its tree is left: its group, and every process that
     carries the mark we put into its environment, get SIGTERM and 0.2 s later SIGKILL. A command that has ended by
@@ -96,6 +125,8 @@ async def run_command(
         label: names whose command it is, so that ``kill_leftovers`` finds it after a crash of this process.
         errors_apart: keep standard error in ``errors`` instead of in ``output``.
         sweep: False trusts a command that ended by itself to have left nothing behind, and saves looking.
+        limits: what it may use; with them it gets a keeper where there is one, which adds 20 ms to its start. Then a
+            process that sheds its mark and its parents is found too, and the tree also ends when we are killed.
 
     Raises:
         OSError: the program or ``cwd`` does not exist or may not be used. Nothing was started.
@@ -104,36 +135,43 @@ async def run_command(
     mark = _Mark(label)
     process: asyncio.subprocess.Process | None = None
     ending: Ending = "interrupted"
+    flood_bytes = limits.output_mb * MEGABYTE if limits else max(output_cap_bytes, 2) * FLOOD_FACTOR
     with contextlib.ExitStack() as stack:
-        output = stack.enter_context(_Capture(output_cap_bytes))
-        errors = stack.enter_context(_Capture(output_cap_bytes)) if errors_apart else None
+        output = stack.enter_context(_Capture(output_cap_bytes, flood_bytes))
+        errors = stack.enter_context(_Capture(output_cap_bytes, flood_bytes)) if errors_apart else None
         captures = [capture for capture in (output, errors) if capture is not None]
+        leash = stack.enter_context(_Leash(limits)) if limits and keeper.is_possible() else None
         try:
             process = await asyncio.create_subprocess_exec(
-                *argv,
+                *(leash.argv(argv) if leash else argv),
                 cwd=cwd,
-                env={**env, MARK_VARIABLE: mark.value},
+                env={**env, MARK_VARIABLE: mark.value + (KEEPER_MARK if leash else "")},
                 stdin=stack.enter_context(_standard_input(stdin)),
                 stdout=output.write_fd,
                 stderr=errors.write_fd if errors else subprocess.STDOUT,
+                pass_fds=leash.fds if leash else (),
                 start_new_session=True,
             )
-            for capture in captures:
-                capture.close_writer()
+            for held in (*captures, leash):
+                if held is not None:
+                    held.close_theirs()
             ending = await _watch(process, captures, timeout_s)
         finally:
-            if sweep or ending != "exited":
-                await _uninterrupted(_end(process, mark))
+            await _uninterrupted(_end(process, mark, leash, sweep=sweep or ending != "exited"))
         for capture in captures:
             capture.drain()
+        exit_code, passed = leash.outcome(process.returncode, argv[0]) if leash else (process.returncode, None)
+        if limits is not None and ending == "flooded":
+            passed = PassedLimit("output_mb", limits.output_mb + 1)  # The next one was begun.
         return CommandResult(
-            exit_code=process.returncode if ending == "exited" else None,
+            exit_code=exit_code if ending == "exited" else None,
             timed_out=ending == "timed out",
             output=output.text(),
             output_truncated=output.is_truncated,
             duration_s=asyncio.get_running_loop().time() - started,
             errors=errors.text() if errors else "",
             flooded=ending == "flooded",
+            passed=passed if ending in ("exited", "flooded") else None,
         )
 
 
@@ -175,11 +213,24 @@ async def _watch(process: asyncio.subprocess.Process, captures: Sequence[_Captur
         exited.cancel()
 
 
-async def _end(process: asyncio.subprocess.Process | None, mark: _Mark) -> None:
-    await _kill(_Tree(mark.entry, process.pid if process else None))
+async def _end(
+    process: asyncio.subprocess.Process | None, mark: _Mark, leash: _Leash | None, *, sweep: bool
+) -> None:  # fmt: skip
+    if process is not None and leash is not None and await _is_ended_by_keeper(process, leash):
+        return
+    if sweep:
+        await _kill(_Tree(mark.entry, process.pid if process else None))
     if process is not None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), KILL_PATIENCE_S)
+
+
+async def _is_ended_by_keeper(process: asyncio.subprocess.Process, leash: _Leash) -> bool:
+    """Let the keeper end its command; its report is the kernel's word that nothing is left, so nobody need look."""
+    leash.let_go()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), KEEPER_PATIENCE_S)
+    return process.returncode is not None and leash.has_report()
 
 
 async def _uninterrupted(work: Coroutine[object, object, None]) -> None:
@@ -242,7 +293,9 @@ class _Tree:
             if pid not in found and pid != os.getpid():
                 found.add(pid)
                 waiting += children.get(pid, [])
-        return found
+        # A keeper that died first would let go of whom only it knows.
+        keepers = {process.pid for process in seen if process.mark.endswith(KEEPER_MARK)}
+        return {pid for pid in found if pid not in keepers or found.isdisjoint(children.get(pid, ()))}
 
     def bury(self, dead: Iterable[int]) -> None:
         """Where orphans become our children (we are process 1 of a container) nobody else takes their exit status.
@@ -316,6 +369,65 @@ def _from_ps(command: Sequence[str] = _PS) -> Iterator[_Seen]:
                 yield _Seen(int(pid), int(parent), int(group), " ".join(_MARK_AMONG_WORDS.findall(words)))
 
 
+class _Leash:
+    """Our hold on a keeper: it ends its command when we let go of it or die, and reports when nothing is left."""
+
+    def __init__(self, limits: CommandLimits) -> None:
+        self._limits = limits
+        self._report: list[str] = []
+
+    def __enter__(self) -> _Leash:
+        self._ours, self._theirs = socket.socketpair()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._ours.close()
+        self._theirs.close()
+
+    @property
+    def fds(self) -> tuple[int]:
+        """What the keeper must inherit."""
+        return (self._theirs.fileno(),)
+
+    def argv(self, argv: Sequence[str]) -> list[str]:
+        """``argv`` with its keeper before it."""
+        limits = self._limits
+        return keeper.keeper_argv(self.fds[0], (limits.cpu_s, limits.memory_mb, limits.processes), argv)
+
+    def close_theirs(self) -> None:
+        """The keeper has its own copy now."""
+        self._theirs.close()
+
+    def let_go(self) -> None:
+        """Have the command ended; one that has ended already is not disturbed."""
+        with contextlib.suppress(OSError):
+            self._ours.shutdown(socket.SHUT_WR)
+
+    def has_report(self) -> bool:
+        """Whether the keeper, which has exited, did so as it should."""
+        with contextlib.suppress(OSError):
+            self._report = self._report or self._ours.recv(_REPORT_BYTES, socket.MSG_DONTWAIT).decode().split()
+        return bool(self._report)
+
+    def outcome(self, keeper_code: int | None, program: str) -> tuple[int | None, PassedLimit | None]:
+        """The command's exit code, and the limit that ended it.
+
+        Raises:
+            OSError: it was not started.
+        """
+        match self._report:
+            case [keeper.ENDED, code]:
+                return int(code), None
+            case [keeper.PASSED, ("cpu_s" | "memory_mb" | "processes") as name, used]:
+                return None, PassedLimit(name, int(used))
+            case [keeper.FAILED, number]:
+                raise OSError(int(number), os.strerror(int(number)), program)
+            case [] if keeper_code is not None and keeper_code >= 0:
+                raise ChildProcessError(f"the process that should keep {program!r} ended with {keeper_code}")
+            case _:  # Somebody has killed the keeper, or we have let go of it.
+                return keeper_code, None
+
+
 # Input and output ------------------------------------------------------------------------------------------------
 
 
@@ -339,9 +451,9 @@ class _Capture:
     ended.
     """
 
-    def __init__(self, cap_bytes: int) -> None:
+    def __init__(self, cap_bytes: int, flood_bytes: int) -> None:
         self._half = max(cap_bytes // 2, 1)
-        self._flood_bytes = max(cap_bytes, 2) * FLOOD_FACTOR
+        self._flood_bytes = flood_bytes
         self._head = bytearray()
         self._tail = bytearray()
         self._total = 0
@@ -357,11 +469,11 @@ class _Capture:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stop()
-        self.close_writer()
+        self.close_theirs()
         os.close(self._read_fd)
         self.flooded.cancel()
 
-    def close_writer(self) -> None:
+    def close_theirs(self) -> None:
         """The command has its own copy now; while we hold one too, the stream never ends."""
         if self.write_fd >= 0:
             os.close(self.write_fd)

@@ -15,12 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from autopack_mcp import keeper
+
 PROBE_TIMEOUT_S = 5.0  # bubblewrap starts in about 5 ms; a probe this slow is a sandbox that does not work.
 
 CONFINED = (
     "Commands run in bubblewrap: read-only system, private home and /tmp, own process namespace, "
     "network only where the plan asks for it."
 )
+# What ``processes`` sees to with and without a sandbox.
+KEPT = (
+    "A keeper ends whatever they start, also what detaches itself, "
+    "and limits processor time, memory, output and processes."
+)
+NOT_KEPT = "What wipes its environment and detaches itself may outlive them; only their time and output are limited."
 
 # Folders whose content a command must not see: sockets of the host's services, and other people's temporary files.
 _PRIVATE_FOLDERS = ("/tmp", "/var/tmp", "/run")
@@ -70,7 +78,7 @@ class Sandbox:
 
 def plain_sandbox(why: str) -> Sandbox:
     """No sandbox, and the reason in words."""
-    return Sandbox("plain", f"Commands run unsandboxed: {why}.")
+    return Sandbox("plain", f"Commands run unsandboxed: {why}. {_keeping()}")
 
 
 def detect_sandbox(environ: Mapping[str, str]) -> Sandbox:
@@ -81,7 +89,7 @@ def detect_sandbox(environ: Mapping[str, str]) -> Sandbox:
     program = shutil.which("bwrap", path=environ.get("PATH"))
     if program is None:
         return plain_sandbox("bubblewrap is not installed")
-    sandbox = Sandbox("bubblewrap", CONFINED, program)
+    sandbox = Sandbox("bubblewrap", f"{CONFINED} {_keeping()}", program)
     with tempfile.TemporaryDirectory() as folder:
         argv = sandbox.wrap(["true"], Reach(writable=(Path(folder),)), environ)
         try:
@@ -92,6 +100,10 @@ def detect_sandbox(environ: Mapping[str, str]) -> Sandbox:
         complaint = probe.stderr.decode("utf-8", "replace").strip().partition("\n")[0]
         return plain_sandbox(f"bubblewrap is installed but does not work here ({complaint or probe.returncode})")
     return sandbox
+
+
+def _keeping() -> str:
+    return KEPT if keeper.is_possible() else NOT_KEPT
 
 
 def _confinement(reach: Reach, environ: Mapping[str, str]) -> list[str]:

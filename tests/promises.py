@@ -1155,6 +1155,48 @@ BUILDERS = (
     ),
 )
 
+TRACES = (
+    Promise(
+        "Prompt and reply of a call are kept with its booking, unless a person wants numbers only.",
+        ("docs/traces.md#What is kept of a call's words",),
+        (
+            *_held(
+                "calls_traced",
+                "prompt_and_reply_are_kept_with_the_booking",
+                "every_try_keeps_its_prompt_and_only_an_answer_its_reply",
+                "a_call_that_is_cut_keeps_its_prompt_and_has_its_span",
+                "numbers_are_booked_and_no_words_kept_when_a_person_does_not_want_it",
+            ),
+            *_held("traces/texts", "words_that_cannot_be_packed_are_logged_and_left"),
+        ),
+    ),
+    Promise(
+        "No secret that has a known shape, or that this process holds, reaches a stored prompt or reply.",
+        ("docs/traces.md#Secrets never reach the row",),
+        (
+            *_held("calls_traced", "no_key_of_ours_is_kept_in_a_prompt_or_a_reply"),
+            *_held(
+                "traces/redaction",
+                "a_secret_is_replaced_by_what_kind_it_was",
+                "code_that_speaks_of_secrets_stays_as_it_is",
+                "no_known_secret_is_left_in_any_text",
+                "a_text_made_to_be_slow_takes_as_long_as_any_other",
+            ),
+        ),
+    ),
+    Promise(
+        "Every call of a run has exactly one span, in the names of OpenTelemetry, and money is in none.",
+        ("docs/traces.md#A call's span",),
+        _held(
+            "calls_traced",
+            "a_call_of_a_run_is_a_span_below_its_attempt",
+            "a_lost_call_has_its_span_and_a_late_truth_mends_it",
+            "a_truth_that_comes_late_is_the_same_span",
+            "a_try_that_may_have_been_billed_claims_no_usage",
+        ),
+    ),
+)
+
 PROMISES = (
     *LIBRARY,
     *CONFIG,
@@ -1165,6 +1207,7 @@ PROMISES = (
     *LEDGER,
     *RUNS,
     *BUILDERS,
+    *TRACES,
     *PROCESSES,
     *BAD_INPUT,
     *DATABASES,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from autopack_mcp.processes import CommandResult, run_command
-from autopack_mcp.sandbox import CONFINED, Reach, detect_sandbox, plain_sandbox
+from autopack_mcp.sandbox import CONFINED, KEPT, NOT_KEPT, Reach, detect_sandbox, plain_sandbox
 
 SANDBOX = detect_sandbox(os.environ)
+KEEPING = KEPT if sys.platform == "linux" else NOT_KEPT
 needs_bubblewrap = pytest.mark.skipif(SANDBOX.kind == "plain", reason=SANDBOX.description)
 
 
@@ -47,7 +49,7 @@ def test_without_bubblewrap_the_status_says_so(tmp_path: Path) -> None:
     sandbox = detect_sandbox({"PATH": str(tmp_path)})
 
     assert sandbox.kind == "plain"
-    assert sandbox.description == "Commands run unsandboxed: bubblewrap is not installed."
+    assert sandbox.description == f"Commands run unsandboxed: bubblewrap is not installed. {KEEPING}"
     assert sandbox.wrap(["a", "b"], Reach(writable=(tmp_path,)), {}) == ("a", "b")
 
 
@@ -73,12 +75,12 @@ def test_a_bubblewrap_that_does_not_work_here_is_not_used_and_the_status_says_wh
 
 
 def test_a_plain_sandbox_gives_its_reason() -> None:
-    assert plain_sandbox("the plan says so").description == "Commands run unsandboxed: the plan says so."
+    assert plain_sandbox("the plan says so").description == f"Commands run unsandboxed: the plan says so. {KEEPING}"
 
 
 @needs_bubblewrap
 def test_the_status_says_what_the_sandbox_does() -> None:
-    assert SANDBOX.description == CONFINED
+    assert SANDBOX.description == f"{CONFINED} {KEEPING}"
 
 
 @needs_bubblewrap

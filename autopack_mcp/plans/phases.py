@@ -13,7 +13,7 @@ from typing import Literal
 
 from autopack_mcp.config.settings import COMPLEXITIES, Complexity
 from autopack_mcp.documents import Value, shown
-from autopack_mcp.plans.plan import UNVERIFIED, PhaseSpec, RehearsalScript
+from autopack_mcp.plans.plan import DEFAULT_LIMITS, UNVERIFIED, PhaseSpec, PlanLimits, RehearsalScript
 from autopack_mcp.sections import Section, spelled
 
 NAME_LIMIT = 200  # Characters of a name; it stands in every status line.
@@ -37,6 +37,13 @@ PHASE_KEYS = (
 )
 PHASE_OLD_KEYS = ("phase_id", "task_category")
 REHEARSAL_KEYS = ("files", "reject_first")
+LIMIT_KEYS = ("cpu_s", "memory_mb", "output_mb", "processes")
+
+# The most that can be written: more is a slip of the pen, and what is multiplied by a million must still be a number.
+CPU_MOST_S = 30 * 24 * 3_600
+MEMORY_MOST_MB = 100_000_000
+OUTPUT_MOST_MB = 1_000_000
+PROCESSES_MOST = 4_000_000  # Linux has no more.
 
 _NO_CAP = "For no cap leave the key out."
 
@@ -161,6 +168,18 @@ def read_id(section: Section, spellings: tuple[str, ...], taken: dict[str, int])
 def spending_caps(section: Section) -> SpendingCaps:
     """``token_cap`` and ``cost_cap_usd``, of a run or of a phase."""
     return SpendingCaps(section.whole("token_cap", zero_hint=_NO_CAP), section.nano_usd("cost_cap_usd"))
+
+
+def command_limits(section: Section) -> PlanLimits:
+    """``limits`` of a plan: what each of its commands may use, and the defaults for what is not said."""
+    limits = section.section("limits")
+    limits.refuse_unknown(LIMIT_KEYS)
+    return PlanLimits(
+        cpu_s=limits.whole("cpu_s", most=CPU_MOST_S),
+        memory_mb=limits.whole("memory_mb", most=MEMORY_MOST_MB),
+        output_mb=limits.whole("output_mb", most=OUTPUT_MOST_MB) or DEFAULT_LIMITS.output_mb,
+        processes=limits.whole("processes", most=PROCESSES_MOST) or DEFAULT_LIMITS.processes,
+    )
 
 
 def verify_command(section: Section, key: str) -> str | None:

@@ -17,6 +17,8 @@ PLAN_FORMAT = 1  # Of the stored form; a reader of a later one can tell.
 UNVERIFIED = "none"  # What a plan must write, in so many letters, to go without a verification command.
 ATTEMPTS_LIMIT = 3  # Default attempts per phase (contract 20).
 VERIFY_TIMEOUT_S = 600  # Default deadline of one verification command, in seconds.
+OUTPUT_MB = 256  # What a command that has not stopped writing by then writes nobody will read.
+PROCESSES = 1_000  # A parallel build with a hundred jobs has about four hundred; a fork bomb is there in a second.
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,22 @@ class PhaseSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanLimits:
+    """What each command of a plan may use, with all it starts; a megabyte is 1,000,000 bytes.
+
+    ``cpu_s`` and ``memory_mb`` are None where the machine and the deadline say it; see ``runs.verify.limits_in_force``.
+    """
+
+    cpu_s: int | None = None
+    memory_mb: int | None = None
+    output_mb: int = OUTPUT_MB
+    processes: int = PROCESSES
+
+
+DEFAULT_LIMITS = PlanLimits()
+
+
+@dataclass(frozen=True, slots=True)
 class TierSpec:
     """Phases that belong together; tiers are done in order."""
 
@@ -81,6 +99,7 @@ class Plan:
     on_failure: Literal["stop", "continue"] = "stop"
     verify_timeout_s: int = VERIFY_TIMEOUT_S
     verify_network: bool = False
+    limits: PlanLimits = DEFAULT_LIMITS
     source: str = ""
     warnings: tuple[Problem, ...] = ()
 
@@ -102,6 +121,7 @@ def plan_from_json(text: str) -> Plan:
     assert found == PLAN_FORMAT, f"a stored plan has the format {PLAN_FORMAT}, not {found}"
     fields["tiers"] = tuple(_tier(tier) for tier in fields["tiers"])
     fields["warnings"] = tuple(Problem(**problem) for problem in fields["warnings"])
+    fields["limits"] = PlanLimits(**fields.get("limits", {}))
     return Plan(**fields)
 
 

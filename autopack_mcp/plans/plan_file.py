@@ -15,6 +15,7 @@ from autopack_mcp.errors import PlanError, Problem
 from autopack_mcp.plans.phases import (
     COMMAND_LIMIT,
     DESCRIPTION_LIMIT,
+    LIMIT_KEYS,
     NAME_LIMIT,
     PHASE_KEYS,
     PHASE_OLD_KEYS,
@@ -22,6 +23,7 @@ from autopack_mcp.plans.phases import (
     PhaseReader,
     SpendingCaps,
     checked_command,
+    command_limits,
     read_id,
     spending_caps,
     verify_command,
@@ -45,6 +47,7 @@ KEYS = {
         "verify",
         "verify_timeout_s",
         "verify_network",
+        "limits",
         "token_cap",
         "cost_cap_usd",
         "attempts_limit",
@@ -54,6 +57,7 @@ KEYS = {
     "tiers": ("id", "name", "description", "phases"),
     "phases": PHASE_KEYS,
     "rehearsal": REHEARSAL_KEYS,
+    "limits": LIMIT_KEYS,
 }
 OLD_KEYS = {"tiers": ("tier_id",), "phases": PHASE_OLD_KEYS}
 
@@ -130,6 +134,7 @@ def _native(root: Section, known_categories: Set[str], repository: str, verify: 
         on_failure=root.choice("on_failure", ("stop", "continue"), "stop"),
         verify_timeout_s=root.whole("verify_timeout_s", most=VERIFY_TIMEOUT_MOST_S) or VERIFY_TIMEOUT_S,
         verify_network=root.flag("verify_network", default=False),
+        limits=command_limits(root),
         source=root.source,
         warnings=root.findings.problems,
     )

@@ -114,8 +114,9 @@ class Executor:
             if plan.setup is not None:
                 # Its own mark in the workspace says whether it is done; a workspace made anew needs it again.
                 await workspace.run_setup(
-                    plan.setup, self._sandbox, self._environ, secret_variables=self._secret_variables
-                )
+                    plan.setup, self._sandbox, self._environ, secret_variables=self._secret_variables,
+                    limits=plan.limits,
+                )  # fmt: skip
             await self._sync_notes(run)
         except (WorkspaceError, OSError) as error:
             return Stuck(f"the workspace cannot be made: {error}")
@@ -213,6 +214,7 @@ class Executor:
             environ=self._environ,
             secret_variables=self._secret_variables,
             label=job.run.run_id,
+            limits=job.plan.limits,
         )
         if result.outcome == "green" or result.outcome == "unverified":
             return WasVerified(result.outcome, result.exit_code, result.output)
@@ -305,9 +307,8 @@ def _red(result: VerifyResult) -> AttemptFailed:
         ("verify_exit_code", result.exit_code),
         ("verify_output", result.output),
     )
-    how = "ran into its deadline" if result.outcome == "timeout" else f"failed with exit code {result.exit_code}"
     said = result.output[-REASON_OUTPUT_CHARS:].strip()
-    reason = f"the verification command {how}" + (f":\n{said}" if said else " and printed nothing")
+    reason = f"the verification command {result.ending}" + (f":\n{said}" if said else " and printed nothing")
     return AttemptFailed(reason, facts=facts)
 
 

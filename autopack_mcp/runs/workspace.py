@@ -18,12 +18,13 @@ from datetime import datetime
 from pathlib import Path
 
 from autopack_mcp.errors import UnusableReply, WorkspaceError
+from autopack_mcp.plans.plan import DEFAULT_LIMITS, PlanLimits
 from autopack_mcp.replies.edits import FILE_LIMIT_BYTES, DeleteFile, Edit, by_path, edited_text
 from autopack_mcp.replies.path_rules import check_allowed, check_path, is_allowed, matches
 from autopack_mcp.runs.files import delete_file, read_file, write_file
 from autopack_mcp.runs.git import CLONE_TIMEOUT_S, Git, add_lines, commit_of, complaint, run_git
 from autopack_mcp.runs.repository import OURS, Repository, trailer_value
-from autopack_mcp.runs.verify import package_settings, reach_of, run_plan_command, shown_output
+from autopack_mcp.runs.verify import ending_of, package_settings, reach_of, run_plan_command, shown_output
 from autopack_mcp.sandbox import Sandbox
 from autopack_mcp.text_safety import visible
 
@@ -103,6 +104,7 @@ class Workspace:
         *,
         secret_variables: Sequence[str] = (),
         timeout_s: float = SETUP_TIMEOUT_S,
+        limits: PlanLimits = DEFAULT_LIMITS,
     ) -> None:
         """Run the plan's set-up once per workspace; what it makes stays for the whole run and enters no commit.
 
@@ -119,10 +121,10 @@ class Workspace:
         reach = reach_of(self.path, network=True, protect_ours=False, also_readable=package_settings(environ))
         result = await run_plan_command(
             command, self.path, timeout_s=timeout_s, reach=reach, sandbox=sandbox, environ=environ,
-            secret_variables=secret_variables, label=self.run_id,
+            secret_variables=secret_variables, label=self.run_id, limits=limits,
         )  # fmt: skip
         if result.exit_code != 0:
-            how = f"ran longer than {timeout_s:.0f} s" if result.timed_out else f"ended with {result.exit_code}"
+            how = ending_of(result, timeout_s, limits)
             said = shown_output(result)[-2_000:].strip()
             raise WorkspaceError(
                 f"The plan's set-up command {how}: {said}", hint="Mend the command or the machine, then resume the run."

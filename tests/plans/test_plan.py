@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopack_mcp.errors import Problem
-from autopack_mcp.plans.plan import PhaseSpec, Plan, RehearsalScript, TierSpec, plan_from_json, plan_to_json
+from autopack_mcp.plans.plan import PhaseSpec, Plan, PlanLimits, RehearsalScript, TierSpec, plan_from_json, plan_to_json
 
 _texts = st.lists(st.text(max_size=8), max_size=3).map(tuple)
 _scripts = st.builds(
@@ -30,6 +30,7 @@ _plans = st.builds(
     tiers=st.lists(_tiers, max_size=2).map(tuple),
     token_cap=st.none() | st.integers(1, 2**63 - 1),
     cost_cap_nano=st.none() | st.integers(1, 2**63 - 1),
+    limits=st.builds(PlanLimits, cpu_s=st.none() | st.integers(1)),
     warnings=st.lists(st.builds(Problem), max_size=2).map(tuple),
 )
 
@@ -44,6 +45,13 @@ def test_a_stored_plan_says_in_which_form_it_is() -> None:
     assert stored["format"] == 1
     with pytest.raises(AssertionError, match="format 1, not 2"):
         plan_from_json(json.dumps({**stored, "format": 2}))
+
+
+def test_a_plan_that_was_stored_before_there_were_limits_has_the_usual_ones() -> None:
+    plan = Plan("n", "/r", "none", ())
+    stored = json.loads(plan_to_json(plan))
+    del stored["limits"]
+    assert plan_from_json(json.dumps(stored)) == plan
 
 
 def test_phases_stand_in_the_order_of_their_tiers() -> None:

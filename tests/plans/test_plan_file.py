@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from autopack_mcp.errors import PlanError
 from autopack_mcp.plans import plan_file
-from autopack_mcp.plans.plan import PhaseSpec, Plan, RehearsalScript, TierSpec
+from autopack_mcp.plans.plan import PhaseSpec, Plan, PlanLimits, RehearsalScript, TierSpec
 from autopack_mcp.plans.plan_file import load_plan, load_plan_file
 
 CATEGORIES = frozenset({"general", "docs", "core_backend"})
@@ -51,6 +51,7 @@ setup: make venv
 verify: make test
 verify_timeout_s: 30
 verify_network: true
+limits: {cpu_s: 1_000, memory_mb: 2_000, output_mb: 3, processes: 40}
 token_cap: 100_000
 cost_cap_usd: 1.25
 attempts_limit: 2
@@ -98,6 +99,7 @@ def test_every_key_of_a_plan_is_read(repository: Path) -> None:
         on_failure="continue",
         verify_timeout_s=30,
         verify_network=True,
+        limits=PlanLimits(cpu_s=1_000, memory_mb=2_000, output_mb=3, processes=40),
         source="plan.yaml",
         tiers=(
             TierSpec(
@@ -236,6 +238,11 @@ def test_an_empty_command_that_was_given_is_refused(repository: Path) -> None:
     ]
 
 
+def test_limits_that_a_plan_does_not_give_have_defaults(repository: Path) -> None:
+    plan = plan_of(one_phase("") + "limits: {processes: 7}\n", repository=repository)
+    assert plan.limits == PlanLimits(cpu_s=None, memory_mb=None, output_mb=256, processes=7)
+
+
 # --- Mistakes ---
 
 
@@ -249,6 +256,10 @@ def test_an_empty_command_that_was_given_is_refused(repository: Path) -> None:
         ("attempts_limit: 21", "attempts_limit: must be from 1 to 20, not 21."),
         ("verify_timeout_s: 0", "verify_timeout_s: must be from 1 to 86,400, not 0."),
         ("verify_network: sometimes", "verify_network: must be true or false, not 'sometimes'."),
+        ("limits: 4 GB", "limits: must hold keys and values, not '4 GB'."),
+        ("limits: {memory: 4}", "limits.memory: is not known here. Did you mean 'memory_mb'?"),
+        ("limits: {memory_mb: 4.5}", "limits.memory_mb: must be a whole number, not 4.5."),
+        ("limits: {cpu_s: 0}", "limits.cpu_s: must be from 1 to 2,592,000, not 0."),
         ("on_failure: ignore", "on_failure: must be stop or continue, not 'ignore'."),
         ("base: --upload-pack=x", "base: must be a branch, tag or commit of the repository, not '--upload-pack=x'."),
         ("base: 'a b'", "base: must be a branch, tag or commit of the repository, not 'a b'."),

@@ -11,11 +11,13 @@ import anyio
 import pytest
 
 from autopack_mcp.errors import WorkspaceError
-from autopack_mcp.plans.plan import UNVERIFIED
-from autopack_mcp.processes import MARK_VARIABLE
-from autopack_mcp.runs.verify import VerifyResult, package_settings, verify
+from autopack_mcp.keeper import MARK_VARIABLE
+from autopack_mcp.plans.plan import DEFAULT_LIMITS, UNVERIFIED, PlanLimits
+from autopack_mcp.runs.verify import VerifyResult, limits_in_force, package_settings, verify
 from autopack_mcp.runs.workspace import Workspace, pin_base
 from autopack_mcp.sandbox import Sandbox, detect_sandbox, plain_sandbox
+from tests.projects import a_phase, a_plan, make_repository
+from tests.runs.house import open_house
 
 pytestmark = pytest.mark.anyio
 
@@ -32,6 +34,7 @@ async def run(
     timeout_s: float = 10,
     network: bool = False,
     environ: Mapping[str, str] = os.environ,
+    limits: PlanLimits = DEFAULT_LIMITS,
 ) -> VerifyResult:
     return await verify(
         command,
@@ -42,6 +45,7 @@ async def run(
         environ=environ,
         secret_variables=["ZHIPU"],
         label="r-1",
+        limits=limits,
     )
 
 
@@ -62,13 +66,59 @@ async def test_a_verification_is_judged_by_its_exit_code(
     result = await run(command, tmp_path)
 
     assert (result.outcome, result.exit_code, result.output) == (outcome, exit_code, output)
-    assert result.sandbox == "Commands run unsandboxed: this is a test."
+    assert result.sandbox == PLAIN.description
 
 
 async def test_a_deadline_is_neither_green_nor_red_and_keeps_what_was_said(tmp_path: Path) -> None:
     result = await run("echo begun; sleep 600", tmp_path, timeout_s=0.1)
 
     assert (result.outcome, result.exit_code, result.output) == ("timeout", None, "begun\n")
+
+
+BEYOND = "was ended because it and all it started {}, beyond the limit of {} (`limits: {}` in the plan)"
+
+
+@pytest.mark.parametrize(
+    ("command", "timeout_s", "ending"),
+    [
+        ("true", 30, "succeeded"),
+        ("exit 3", 30, "failed with exit code 3"),
+        ("kill -9 $$", 30, "failed with exit code -9"),
+        ("sleep 600", 0.5, "ran into its deadline of 0.5 s"),
+        ("while :; do :; done", 30, BEYOND.format("used 2 s of processor time", 1, "cpu_s")),
+        ("yes", 30, BEYOND.format("wrote 2 MB", 1, "output_mb")),
+        ("sleep 600 & sleep 600 & sleep 600 & wait", 30, BEYOND.format("had 4 processes", 3, "processes")),
+        (UNVERIFIED, 30, "was not run"),
+    ],
+    ids=["green", "red", "killed", "deadline", "processor", "output", "processes", "none"],
+)
+async def test_how_a_command_ended_is_said_in_words_with_the_limit_and_its_key(
+    tmp_path: Path, command: str, timeout_s: float, ending: str
+) -> None:
+    limits = PlanLimits(cpu_s=1, output_mb=1, processes=3)
+
+    result = await run(command, tmp_path, timeout_s=timeout_s, limits=limits)
+
+    assert result.ending == ending
+    assert (result.outcome == "red") is ("failed" in ending or "was ended" in ending)
+
+
+@pytest.mark.parametrize(
+    ("limits", "timeout_s", "cpu_s"),
+    [(PlanLimits(), 600, 3_600), (PlanLimits(), 7_200.5, 7_201), (PlanLimits(cpu_s=5), 7_200, 5)],
+    ids=["default", "longer than its deadline would be pointless", "the plan's"],
+)
+def test_processor_time_is_limited_by_the_plan_or_at_no_less_than_the_deadline(
+    limits: PlanLimits, timeout_s: float, cpu_s: int
+) -> None:
+    assert limits_in_force(limits, timeout_s).cpu_s == cpu_s
+
+
+def test_memory_is_limited_by_the_plan_or_to_half_of_the_machine() -> None:
+    machine_mb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1_000_000
+
+    assert limits_in_force(PlanLimits(memory_mb=7), 600).memory_mb == 7
+    assert 0 < limits_in_force(PlanLimits(), 600).memory_mb <= machine_mb / 2
 
 
 async def test_a_command_runs_in_the_workspace_by_a_shell(tmp_path: Path) -> None:
@@ -134,6 +184,23 @@ def test_only_settings_that_exist_are_shown_to_package_managers(tmp_path: Path) 
 
     assert package_settings({"HOME": str(tmp_path)}) == (tmp_path / ".config" / "pip", tmp_path / ".npmrc")
     assert package_settings({}) == ()
+
+
+# In a whole run ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_limit_of_the_plan_reaches_its_commands_and_the_runs_reason(
+    tmp_path: Path, empty_database_file: Path
+) -> None:
+    repository = make_repository(tmp_path / "project")
+    floods = a_phase("a", verify="echo begun; yes")
+    plan = a_plan(repository, [floods], limits={"output_mb": 1}, attempts_limit=1)
+
+    async with open_house(tmp_path, empty_database_file) as house, house.supervising():
+        run = await house.stopped(await house.start(plan))
+
+    assert run.state == "needs_attention"
+    assert BEYOND.format("wrote 2 MB", 1, "output_mb") in run.phases[0].why
 
 
 # In bubblewrap ---------------------------------------------------------------------------------------------------

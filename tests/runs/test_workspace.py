@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 from autopack_mcp.errors import UnusableReply, WorkspaceError
+from autopack_mcp.plans.plan import PlanLimits
 from autopack_mcp.replies.edits import DeleteFile, Edit, SearchReplace, WholeFile
 from autopack_mcp.runs.workspace import Workspace, pin_base
 from autopack_mcp.sandbox import plain_sandbox
@@ -369,7 +370,7 @@ async def test_a_builder_does_not_write_into_what_set_up_made(workspace: Workspa
 
 
 async def test_a_failed_set_up_says_why_and_is_done_anew_from_a_clean_checkout(workspace: Workspace) -> None:
-    with pytest.raises(WorkspaceError, match="ended with 3: no network"):
+    with pytest.raises(WorkspaceError, match="failed with exit code 3: no network"):
         await workspace.run_setup("touch half; mkdir build; echo no network; exit 3", PLAIN, os.environ)
 
     await workspace.run_setup("test ! -e half && test ! -e build && touch whole", PLAIN, os.environ)
@@ -378,8 +379,15 @@ async def test_a_failed_set_up_says_why_and_is_done_anew_from_a_clean_checkout(w
 
 
 async def test_a_set_up_has_a_deadline(workspace: Workspace) -> None:
-    with pytest.raises(WorkspaceError, match="ran longer than"):
+    with pytest.raises(WorkspaceError, match="ran into its deadline"):
         await workspace.run_setup("sleep 600", PLAIN, os.environ, timeout_s=0.05)
+
+
+async def test_a_set_up_that_passes_a_limit_says_which(workspace: Workspace) -> None:
+    limits = PlanLimits(output_mb=1)
+
+    with pytest.raises(WorkspaceError, match=r"was ended .* limit of 1 \(`limits: output_mb` in the plan\)"):
+        await workspace.run_setup("yes", PLAIN, os.environ, limits=limits)
 
 
 async def test_a_set_up_gets_no_keys(workspace: Workspace) -> None:
