@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from autopack_mcp.runs.supervision import SupervisorKind, SupervisorRecord
     from autopack_mcp.runs.supervisor import Supervisor
     from autopack_mcp.sandbox import Sandbox
+    from autopack_mcp.traces.texts import WordKeeper
     from autopack_mcp.usage.recorder import UsageRecorder
 
 
@@ -232,7 +233,21 @@ def call_door(
         retry=retry or RetryPolicy(),
         call_timeout_s=CALL_TIMEOUT_S if call_timeout_s is None else call_timeout_s,
         rehearsal_pause=rehearsal_pause,
+        words=_word_keeper(autopack),
     )
+
+
+def _word_keeper(autopack: Autopack) -> WordKeeper:
+    from autopack_mcp.traces.redaction import secrets_in
+    from autopack_mcp.traces.texts import WordKeeper
+
+    seen = secrets_in(autopack.environ)
+
+    def known_secrets() -> Mapping[str, str]:
+        keys = {name: key for name in autopack.key_variables() if (key := autopack.keys.get(name)) is not None}
+        return {**seen, **keys}
+
+    return WordKeeper(lambda: autopack.settings().runs.store_prompts, known_secrets)
 
 
 def usage_recorder(autopack: Autopack) -> UsageRecorder:

@@ -23,6 +23,7 @@ from autopack_mcp.budgets.caps import CallScope
 from autopack_mcp.budgets.ledger import Ledger, Reservation, RunFence, settle
 from autopack_mcp.budgets.standings import CapStanding
 from autopack_mcp.call_facts import CallFacts, CallFactsReader
+from autopack_mcp.call_traces import CallTrace, trace_of, write_trace
 from autopack_mcp.clock import Clock
 from autopack_mcp.config.settings import ModelSettings, ProviderSettings, Settings
 from autopack_mcp.database.batch import takes_part
@@ -43,6 +44,8 @@ from autopack_mcp.providers.pacing import RetryPolicy, retried
 from autopack_mcp.providers.scripted import ScriptedProvider
 from autopack_mcp.routing.model_router import RouteDecision, RoutingSnapshot, choose
 from autopack_mcp.routing.snapshot import RunRules, SnapshotReader
+from autopack_mcp.traces.experiments import Experiment
+from autopack_mcp.traces.texts import WordKeeper
 from autopack_mcp.tries import Try, answered_event, cut_event, failed_event
 from autopack_mcp.usage.event import Purpose, UsageEvent
 from autopack_mcp.usage.prices import PriceBook
@@ -61,7 +64,7 @@ class Ask:
     """One question to some model: who asks, about what, and on whose account.
 
     ``fence`` proves that the asker still owns the run; ``rehearsed_reply`` is the scripted answer for a rehearsal.
-    ``timeout_s`` None means the door's own.
+    ``timeout_s`` None means the door's own. ``experiment`` says which call is being tried again, None for any other.
     """
 
     role: str
@@ -76,6 +79,7 @@ class Ask:
     fence: RunFence | None = None
     rehearsed_reply: str | None = None
     timeout_s: float | None = None
+    experiment: Experiment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +139,7 @@ class CallDoor:
     Every part is given by name (``app`` wires them). ``run_rules`` reads what a run of the database adds to a choice
     and answers None for an id that is only a caller's label; ``price_book`` prices under the settings in force;
     ``call_timeout_s`` is the deadline of a call whose ``Ask`` names none; ``wait`` waits that many seconds, before a
-    retry or another look at a full cap.
+    retry or another look at a full cap; ``words`` keeps what was said, None keeps numbers alone.
     """
 
     def __init__(
@@ -153,6 +157,7 @@ class CallDoor:
         retry: RetryPolicy,
         call_timeout_s: float = CALL_TIMEOUT_S,
         rehearsal_pause: Callable[[], Awaitable[None]] | None = None,
+        words: WordKeeper | None = None,
         wait: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._database = database
@@ -172,6 +177,7 @@ class CallDoor:
         self._retry = retry
         self._call_timeout_s = call_timeout_s
         self._rehearsal_pause = rehearsal_pause
+        self._words = words
         self._wait = wait
         self._providers: dict[tuple[str | None, ...], Provider] = {}
 
@@ -263,8 +269,8 @@ class CallDoor:
         if (why := why_unbounded(model.name)) is not None:
             raise NoRoute(ask.role, ask.category, ask.complexity, why)
         account = settings.providers[model.provider]
-        purpose: Purpose = "rehearsal" if facts.rules is not None and facts.rules.is_rehearsal else "run"
-        is_rough = purpose == "run" and model.name not in asking.counts
+        purpose = _purpose(ask, facts)
+        is_rough = purpose != "rehearsal" and model.name not in asking.counts
         promise = self._promise(asking, model, account, purpose, is_rough=is_rough)
         outcome = await self._promised(asking, promise, will_wait=will_wait)
         if isinstance(outcome, Denial) and is_rough:
@@ -332,13 +338,13 @@ class CallDoor:
         try:
             reply = await self._provider(asking, one).complete(asking.call(one.reservation), one.observation)
         except ProviderError as error:
-            await self._book(asking, failed_event(one, error, self._price_book()))
+            await self._book(asking, failed_event(one, error, self._price_book()), one)
             raise
         except BaseException as error:
             # Cancelled, or a bug on the way: what was sent may be billed all the same.
             await _finished(self._book_cut(asking, one, error))
             raise
-        await self._book(asking, answered_event(one, reply, self._price_book()))
+        await self._book(asking, answered_event(one, reply, self._price_book()), one, reply)
         return reply
 
     async def _check_lease(self, one: Try) -> None:
@@ -373,29 +379,49 @@ class CallDoor:
             known = self._providers[account] = self._open_provider(settings, key)
         return known
 
-    async def _book(self, asking: _Asking, event: UsageEvent) -> None:
+    async def _book(
+        self, asking: _Asking, event: UsageEvent, one: Try, reply: ProviderReply | None = None
+    ) -> None:  # fmt: skip
         asking.booked.append(event)
         # A try that provably reached no model delivered nothing.
         delivered = asking.undelivered if event.counts.total else ()
         asking.undelivered = asking.undelivered if not delivered else ()
         # In one transaction, and once handed over it is written: a caller who gives up now still leaves a settled row.
-        rules_of = self._ledger.rules()
-        await self._database.write(_settle_delivered, event, rules_of, delivered, self._clock.now())
+        rules_of, now = self._ledger.rules(), self._clock.now()
+        # Worked out before it is handed over, without a pause in which the caller could be cancelled.
+        trace = trace_of(
+            event, asking.ask.messages, one.reservation.bound_output, reply,
+            keeper=self._words, experiment=asking.ask.experiment, at=now,
+        )  # fmt: skip
+        await self._database.write(_settle_delivered, event, rules_of, delivered, now, trace)
 
     async def _book_cut(self, asking: _Asking, one: Try, error: BaseException) -> None:
         if one.observation.sent:
-            await self._book(asking, cut_event(one, error, self._price_book()))
+            await self._book(asking, cut_event(one, error, self._price_book()), one)
         else:
             await self._ledger.release(one.reservation.call_id)
 
 
 @takes_part
 def _settle_delivered(
-    connection: Connection, event: UsageEvent, rules_of: RulesOf, note_ids: Sequence[int], now: datetime
+    connection: Connection,
+    event: UsageEvent,
+    rules_of: RulesOf,
+    note_ids: Sequence[int],
+    now: datetime,
+    trace: CallTrace | None,
 ) -> None:
-    """Book a call, and that it carried these notes."""
+    """Book a call, that it carried these notes, and what it leaves beside its numbers."""
     settle(connection, event, rules_of, now)
     mark_delivered(connection, note_ids, event.phase_id, now)
+    if trace is not None:
+        write_trace(connection, event, trace, now)
+
+
+def _purpose(ask: Ask, facts: CallFacts) -> Purpose:
+    if facts.rules is not None and facts.rules.is_rehearsal:
+        return "rehearsal"
+    return "run" if ask.experiment is None else "experiment"
 
 
 def _stopped(decision: RouteDecision, snapshot: RoutingSnapshot) -> Denial | None:

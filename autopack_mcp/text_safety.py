@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 REDACTED = "‹redacted›"
 CUT_MARK = "…"
@@ -30,21 +30,18 @@ _TERMINAL_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x
 
 _HALVES = re.compile("[\ud800-\udfff]")
 
-# What keys look like, by the prefix their vendors gave them so that scanners can find them.
-_KEY_SHAPES = re.compile(
-    r"""
-    (?P<keep>\bBearer\s+)[A-Za-z0-9._~+/=-]{8,}
-    | \bsk-(?:ant-|proj-|or-)?[A-Za-z0-9_-]{8,}
-    | \bAIza[A-Za-z0-9_-]{20,}
-    | \bgh[pousr]_[A-Za-z0-9]{16,}
-    | \bgithub_pat_[A-Za-z0-9_]{20,}
-    | \bglpat-[A-Za-z0-9_-]{16,}
-    | \bxox[abeprs]-[A-Za-z0-9-]{10,}
-    | \b(?:AKIA|ASIA)[A-Z0-9]{16}\b
-    | -----BEGIN\ [A-Z ]*PRIVATE\ KEY-----.*?(?:-----END\ [A-Z ]*PRIVATE\ KEY-----|\Z)
-    """,
-    re.VERBOSE | re.DOTALL,
-)
+# What keys look like, by the prefix their vendors gave them so that scanners can find them, and what each one is.
+KEY_SHAPES: Mapping[str, str] = {
+    "bearer token": r"(?P<keep>\bBearer\s+)[A-Za-z0-9._~+/=-]{8,}",
+    "API key": r"\bsk-(?:ant-|proj-|or-)?[A-Za-z0-9_-]{8,} | \bAIza[A-Za-z0-9_-]{20,}",
+    "GitHub token": r"\bgh[pousr]_[A-Za-z0-9]{16,} | \bgithub_pat_[A-Za-z0-9_]{20,}",
+    "GitLab token": r"\bglpat-[A-Za-z0-9_-]{16,}",
+    "Slack token": r"\bxox[abeprs]-[A-Za-z0-9-]{10,}",
+    "AWS key": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
+    "private key": r"-----BEGIN\ [A-Z ]*PRIVATE\ KEY-----.*?(?:-----END\ [A-Z ]*PRIVATE\ KEY-----|\Z)",
+}
+SHAPE_FLAGS = re.VERBOSE | re.DOTALL
+_KEY_SHAPES = re.compile(" | ".join(KEY_SHAPES.values()), SHAPE_FLAGS)
 
 
 class _Escapes(dict[int, str]):

@@ -31,6 +31,7 @@ from autopack_mcp.providers.scripted import ScriptedProvider
 from autopack_mcp.routing.model_map import current_model_map, model_map_to_json
 from autopack_mcp.routing.snapshot import SnapshotReader
 from autopack_mcp.runs.rules import run_rules
+from autopack_mcp.traces.texts import WordKeeper
 from autopack_mcp.usage.prices import PriceBook, UnitPrices
 from tests.factories import (
     NOON,
@@ -178,6 +179,7 @@ async def open_scene(
     ledger: Ledger | None = None,
     tries: int = 3,
     rehearsal_pause: Callable[[], Awaitable[None]] | None = None,
+    words: WordKeeper | None = None,
 ) -> AsyncIterator[Scene]:
     """A door whose accounts are all played by ``provider``, or really called where ``config`` says they are."""
     wanted = config or settings()
@@ -200,6 +202,7 @@ async def open_scene(
         open_provider=open_provider if provider is None else lambda account, key: provider,
         retry=RetryPolicy(tries_limit=tries),
         rehearsal_pause=rehearsal_pause,
+        words=words,
         wait=scene.wait,
     )
     try:

@@ -21,6 +21,7 @@ from autopack_mcp.budgets.caps import CallScope, cap_in_window_of, scopes_of_cal
 from autopack_mcp.budgets.counters import ScopeUse, counted_uses, move, scope_use
 from autopack_mcp.budgets.denials import Wanted, denials_of
 from autopack_mcp.budgets.firings import fire_stop, fire_tells
+from autopack_mcp.call_spans import call_span
 from autopack_mcp.clock import Clock, from_us, to_us
 from autopack_mcp.config.settings import Settings
 from autopack_mcp.database.bare import BareStatement
@@ -28,6 +29,7 @@ from autopack_mcp.database.batch import takes_part
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.tables import reservations, runs, usage_events
 from autopack_mcp.errors import Denial, ImpossibleTokenCounts, LeaseLost, UnknownCall, UsageConflict, UsageTooOld
+from autopack_mcp.traces.spans import write_span
 from autopack_mcp.usage.event import Purpose, TokenCounts, UsageEvent
 from autopack_mcp.usage.pruning import LEAST_KEPT_DAYS
 from autopack_mcp.usage.rollup import Charge, book, booked_event, rebook
@@ -278,6 +280,8 @@ def expire_overdue(connection: Connection, rules_of: RulesOf, now: datetime) -> 
         book(connection, event, row.promise, now)
         uses = _resolve(connection, row, "expired", row.promise, now)
         _measure(connection, event, uses, rules_of, Charge(0, 0), now)
+        if (span := call_span(event, now)) is not None:
+            write_span(connection, span)
     return len(rows)
 
 
