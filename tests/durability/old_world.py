@@ -1,8 +1,8 @@
 """A run in progress as an earlier release left it: its rows at that release's schema, and its repository.
 
 It brings such a world back on either engine; it asserts nothing. ``old_worlds/`` has one for each schema that people
-may still have in the middle of a run: rows as JSON by table, and what ``git fast-export --all`` said. FOLDER and MACHINE
-stand for where it was. Each was made by that release from a rehearsal whose process was gone in a call.
+may still have in the middle of a run: rows as JSON by table, and what ``git fast-export --all`` said. FOLDER and
+MACHINE stand for where it was. Each was made by that release from a rehearsal whose process was gone in a call.
 """
 
 from __future__ import annotations

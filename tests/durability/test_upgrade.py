@@ -74,4 +74,4 @@ async def test_a_run_that_an_older_version_began_goes_on_under_this_one(
 def test_there_is_a_world_of_every_schema_that_a_run_may_have_begun_under() -> None:
     schemas = sorted(file.name.partition("_")[0] for file in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
     # Not of the first one, which no release had.
-    assert VERSIONS == schemas[1:-1]
+    assert schemas[1:-1] == VERSIONS

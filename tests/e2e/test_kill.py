@@ -7,20 +7,14 @@ ends and is then charged in full, once.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
-from anyio.abc import Process
-from anyio.streams.buffered import BufferedByteReceiveStream
 
 from autopack_mcp import app
 from autopack_mcp.budgets.ledger import expire_overdue
@@ -32,55 +26,13 @@ from tests.factories import held_against
 from tests.ledger_truth import assert_ledger_adds_up
 from tests.projects import a_plan, git, make_repository
 from tests.runs.house import Gate, House
+from tests.runs.programs import HELLO, ROOT, SERVE, running
 from tests.upstream.harness import Answer, Upstream
 
 pytestmark = pytest.mark.anyio
 
-ROOT = Path(__file__).parents[2]
 LIMIT_S = 50  # About ten seconds on a quiet machine; six of them are the dead supervisor's lease.
 NEVER_MS = 3_600_000
-LINE_BYTES = 100_000
-SERVE = ("serve", "--port", "auto")
-HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
-
-
-class Running:
-    """One of our own processes, spoken to line by line."""
-
-    def __init__(self, process: Process) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self.process = process
-        self._input = process.stdin
-        self._output = BufferedByteReceiveStream(process.stdout)
-
-    async def line(self) -> str:
-        """The next line it says."""
-        return (await self._output.receive_until(b"\n", LINE_BYTES)).decode()
-
-    async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        """The result of one MCP request over stdio."""
-        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        await self._input.send(json.dumps(message).encode() + b"\n")
-        answer: dict[str, Any] = json.loads(await self.line())["result"]
-        return answer
-
-    async def end(self, signal_number: signal.Signals) -> int:
-        """Send a signal and wait; the exit code."""
-        self.process.send_signal(signal_number)
-        return await self.process.wait()
-
-
-@asynccontextmanager
-async def running(house: House, *words: str) -> AsyncIterator[Running]:
-    """``autopack-mcp`` with these words, in a process of its own; killed if it still lives at the end."""
-    command = [sys.executable, "-m", "autopack_mcp", *words]
-    async with await anyio.open_process(command, env=house.autopack.environ, stderr=None) as process:
-        try:
-            yield Running(process)
-        finally:
-            if process.returncode is None:
-                process.kill()
 
 
 async def supervisor(house: House) -> SupervisorRecord:
@@ -104,7 +56,7 @@ async def gate() -> Gate:
 async def house(tmp_path: Path, empty_database_file: Path, upstream: Upstream, gate: Gate) -> AsyncIterator[House]:
     async with (
         held_line(upstream.url, gate) as url,
-        open_scene(tmp_path, empty_database_file, f"{url}/v1", url, PYTHONPATH=str(ROOT)) as opened,
+        open_scene(tmp_path, empty_database_file, f"{url}/v1", url, PYTHONPATH=ROOT) as opened,
     ):
         yield opened
         # A supervisor that a failed test left behind would go on for ever. One that has ended gave its lease back.
@@ -118,7 +70,7 @@ async def start_in_chat_and_kill_the_chat(house: House, plan: str) -> str:
     folder = house.autopack.home.plans
     folder.mkdir()
     (folder / "work.yaml").write_text(plan, encoding="utf-8")
-    async with running(house, "stdio") as chat:
+    async with running(house.autopack.environ, "stdio") as chat:
         await chat.ask("initialize", HELLO)
         start = {"name": "control_run", "arguments": {"action": "start", "plan": "work"}}
         answer = await chat.ask("tools/call", start)
@@ -144,7 +96,7 @@ async def test_a_run_outlives_its_client_and_its_supervisor_and_no_step_is_done_
         killed = await supervisor(house)
         os.kill(killed.pid, signal.SIGKILL)
         between = await house.run(run_id)
-        async with running(house, *SERVE) as successor:
+        async with running(house.autopack.environ, *SERVE) as successor:
             run = await house.stopped(run_id)
             assert (await supervisor(house)).pid == successor.process.pid
             assert await successor.end(signal.SIGTERM) == 0
