@@ -20,6 +20,7 @@
     │   ├── ProviderRefused(status)        auth, bad request, policy: not retryable
     │   └── MissingKey(api_key_env)
     ├── UnusableReply(reason)              paid for, could not be used: still recorded
+    │   └── EditMisfit(misfits)            edits that can be read, but do not fit the files as they are
     ├── UsageError
     │   ├── ImpossibleTokenCounts(parent, child)
     │   ├── UsageConflict(call_id)         same call, different numbers: be loud
@@ -343,6 +344,34 @@ class UnusableReply(AutopackError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """Lines of a file as they are: ``text``, of which the first is line ``first_line``, counted from 1."""
+
+    first_line: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """One part of a change that has no place in its file: why, the part as it was written, and what stands there."""
+
+    path: str
+    why: str
+    refused: str
+    excerpts: tuple[Excerpt, ...] = ()
+
+
+class EditMisfit(UnusableReply):
+    """Edits that can be read but do not fit the files; who sees ``misfits`` may well write ones that do."""
+
+    code = "edit_misfit"
+
+    def __init__(self, misfits: tuple[Misfit, ...]) -> None:
+        super().__init__("\n".join(misfit.why for misfit in misfits))
+        self.misfits = misfits
 
 
 class UsageError(AutopackError):

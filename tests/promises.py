@@ -777,6 +777,24 @@ BAD_INPUT = (
         ),
     ),
     Promise(
+        "A foreign diff makes exactly the tree that was meant or is refused; links, modes, binary content and paths that"
+        " leave are refused by name.",
+        ("docs/workspace.md#A foreign diff",),
+        (
+            *_held(
+                "runs/lanes",
+                "a_spoilt_diff_makes_exactly_what_was_meant_or_nothing",
+                "a_hostile_or_doubtful_diff_writes_nothing",
+                "what_git_would_not_take_is_not_taken",
+            ),
+            *_held(
+                "replies/diffs",
+                "what_is_no_plain_change_of_text_files_is_refused_by_name",
+                "a_diff_that_may_be_a_part_of_a_larger_one_is_refused",
+            ),
+        ),
+    ),
+    Promise(
         "A reply without edits fails the attempt, is paid for and recorded, and the builder is told why.",
         ("docs/workspace.md#The reply format",),
         _held("e2e/faults", "prose_instead_of_edits_fails_the_attempt_is_paid_for_and_the_reason_is_fed_back"),

@@ -1,29 +1,23 @@
-"""What a builder's reply says should change: the format we ask for, how it is read, and what a file then contains.
+"""What a builder's reply says should change: the format we ask for, and how it is read.
 
-It owns the reply format and the arithmetic of whole files and search/replace blocks, all of it pure; it touches no
-disk, knows no allowed path, and never guesses: a block that does not fit exactly once is refused with a reason that the
-model can act on. The builder's prompt, the workspace, library callers and the scripted rehearsal use it.
-
-A foreign unified diff can join as one more kind of ``Edit`` with one more case in ``parse_edits``; git must apply it,
-so its text would travel to the workspace as it is.
+It owns the reply format and never guesses what was meant; it touches no disk and knows no allowed path, and what a file
+then contains is worked out by ``edited``. The builder's prompt, the workspace, library callers and the scripted
+rehearsal use it. A unified diff, which we do not ask for, is read by ``diffs`` when there is nothing else in a reply.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from itertools import chain, groupby
 from pathlib import PurePosixPath
 
 from autopack_mcp.errors import UnusableReply
+from autopack_mcp.replies.diffs import FileDiff, holds_diff, parse_diff
 from autopack_mcp.text_safety import visible
 
-FILE_LIMIT_BYTES = (
-    1_000_000  # One file of a reply; no model writes more by hand, and a diff of it could not be audited.
-)
 FILES_LIMIT = 200  # Files of one reply; a phase that needs more should have been several.
 SUMMARY_LIMIT = 2_000  # Characters of a summary that are kept.
 
@@ -84,7 +78,8 @@ class DeleteFile:
     path: str
 
 
-Edit = WholeFile | SearchReplace | DeleteFile
+BlockEdit = WholeFile | SearchReplace | DeleteFile
+Edit = BlockEdit | FileDiff
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +93,24 @@ class BuilderReply:
 def parse_edits(text: str) -> BuilderReply:
     """The edits in a builder's reply, content exactly as it was written.
 
-    Prose and fences around the blocks are ignored; carriage returns are, too, when every line has one.
+    Prose and fences around the blocks are ignored; carriage returns are, too, when every line has one. A reply without
+    blocks may be a unified diff instead.
 
     Raises:
         UnusableReply: no edits, cut off, malformed, or a file named in conflicting ways.
     """
-    reader = _Reader(_lines_of(text))
+    lines = _lines_of(text)
+    reader = _Reader(lines)
     reader.read()
-    if not reader.edits:
+    edits = reader.edits or _diff_in("\n".join(lines))
+    if not edits:
         raise UnusableReply(_no_edits(text))
-    by_path(reader.edits)
-    summary = visible(reader.summary.strip(), SUMMARY_LIMIT, multiline=True) or _default_summary(reader.edits)
-    return BuilderReply(summary, tuple(reader.edits))
+    by_path(edits)
+    summary = visible(reader.summary.strip(), SUMMARY_LIMIT, multiline=True) or _default_summary(edits)
+    return BuilderReply(summary, tuple(edits))
 
 
-def render_edits(edits: Iterable[Edit], summary: str = "") -> str:
+def render_edits(edits: Iterable[BlockEdit], summary: str = "") -> str:
     """The reply that ``parse_edits`` reads back as these edits: what a scripted builder answers."""
     blocks = [f"*** SUMMARY {' '.join(summary.split())}\n"] if summary.strip() else []
     for (_, path), group in groupby(edits, key=lambda edit: (type(edit), edit.path)):
@@ -121,13 +119,13 @@ def render_edits(edits: Iterable[Edit], summary: str = "") -> str:
 
 
 def by_path(edits: Iterable[Edit]) -> dict[str, list[Edit]]:
-    """The edits of each file, in their order.
+    """The edits of each file, in their order; a file that a diff renames is deleted under its old name.
 
     Raises:
         UnusableReply: a file is edited in two ways, or there are more than ``FILES_LIMIT``.
     """
     grouped: dict[str, list[Edit]] = {}
-    for edit in edits:
+    for edit in chain.from_iterable(map(_one_by_one, edits)):
         group = grouped.setdefault(edit.path, [])
         if group and not (isinstance(edit, SearchReplace) and isinstance(group[0], SearchReplace)):
             raise UnusableReply(f"{_shown(edit.path)} is named twice. Name each file once: WRITE, EDIT or DELETE.")
@@ -137,44 +135,9 @@ def by_path(edits: Iterable[Edit]) -> dict[str, list[Edit]]:
     return grouped
 
 
-def edited_text(existing: str | None, edits: Sequence[Edit]) -> str | None:
-    """What one file contains after ``edits``, which all name it; None when it is gone.
-
-    Line endings are kept: a file that uses CRLF gets CRLF, whatever the model wrote.
-
-    Args:
-        existing: the file's text with its own line endings, None when there is no such file.
-
-    Raises:
-        UnusableReply: a block fits nowhere or twice, blocks overlap, there is no file to edit or delete, or the
-            outcome is no text or too large.
-    """
-    first = edits[0]
-    if isinstance(first, WholeFile):
-        return _checked(first.path, _in_line_endings_of(existing, first.content))
-    if existing is None:
-        verb = "changed" if isinstance(first, SearchReplace) else "deleted"
-        raise UnusableReply(
-            f"{_shown(first.path)} does not exist, so it cannot be {verb}. Use *** WRITE for a new file."
-        )
-    if isinstance(first, DeleteFile):
-        return None
-    return _checked(first.path, _replaced(existing, [edit for edit in edits if isinstance(edit, SearchReplace)]))
-
-
-def unified_diff(path: str, before: str | None, after: str | None) -> str:
-    """The change of one file as git would show it, for those who have texts and no git; None is "no such file"."""
-    header = [f"diff --git a/{path} b/{path}\n"]
-    header += ["new file mode 100644\n"] if before is None else []
-    header += ["deleted file mode 100644\n"] if after is None else []
-    hunks = difflib.unified_diff(
-        _with_line_breaks(before or ""),
-        _with_line_breaks(after or ""),
-        "/dev/null" if before is None else f"a/{path}",
-        "/dev/null" if after is None else f"b/{path}",
-    )
-    body = [line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in hunks]
-    return "".join(header + body) if before != after else ""
+def source_of(path: str, edit: Edit) -> str:
+    """The file whose text an edit of ``path`` starts from: another one where a diff renames it."""
+    return edit.renamed_from or path if isinstance(edit, FileDiff) else path
 
 
 # Reading ---------------------------------------------------------------------------------------------------------
@@ -332,12 +295,20 @@ def _is_fenced(path: str, lines: Sequence[str]) -> bool:
     return lines[-1].rstrip(" \t\r") == fence and not any(line.startswith(fence) for line in lines[1:-1])
 
 
+def _diff_in(text: str) -> list[Edit]:
+    return list(parse_diff(text)) if holds_diff(text) else []
+
+
+def _one_by_one(edit: Edit) -> tuple[Edit, ...]:
+    if isinstance(edit, FileDiff) and edit.renamed_from is not None:
+        return edit, DeleteFile(edit.renamed_from)
+    return (edit,)
+
+
 def _no_edits(text: str) -> str:
     reason = "The reply contains no edits: no line begins with *** WRITE, *** EDIT or *** DELETE."
     if not text.strip():
         return "The reply is empty."
-    if re.search(r"^(?:diff --git |--- \S|@@ -\d)", text, re.MULTILINE):
-        return f"{reason} A diff is not taken: write whole files or search/replace blocks."
     return f"{reason} It begins: {visible(text.strip(), 200)!r}"
 
 
@@ -385,94 +356,3 @@ def _escaped(lines: Iterable[str]) -> str:
 
 def _split(text: str) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
-
-
-# What a file contains afterwards ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """Lines ``start`` up to and without ``end`` of a file, which the new ones replace."""
-
-    start: int
-    end: int
-    new: Sequence[str]
-
-
-def _replaced(text: str, blocks: Sequence[SearchReplace]) -> str:
-    lines = text.removesuffix("\n").split("\n")
-    bare = [line.removesuffix("\r") for line in lines]
-    carriage_return = "\r" if _uses_crlf(text) else ""
-    spans = sorted((_span(bare, block) for block in blocks), key=lambda span: span.start)
-    _refuse_overlap(blocks[0].path, spans)
-    for span in reversed(spans):
-        new = [line + carriage_return for line in span.new]
-        if new and span.end == len(lines) and not text.endswith("\n"):
-            new[-1] = new[-1].removesuffix("\r")
-        lines[span.start : span.end] = new
-    return _text(lines, ends_with_line_break=text.endswith("\n"))
-
-
-def _span(lines: Sequence[str], block: SearchReplace) -> _Span:
-    wanted = _bare_lines(block.search)
-    if not any(line.strip() for line in wanted):
-        raise UnusableReply(f"A SEARCH block for {_shown(block.path)} is blank. Use *** WRITE to replace a whole file.")
-    found = _occurrences(lines, wanted)
-    if len(found) != 1:
-        raise UnusableReply(_misfit(lines, wanted, block, found))
-    return _Span(found[0], found[0] + len(wanted), _bare_lines(block.replace))
-
-
-def _bare_lines(text: str) -> list[str]:
-    return [line.removesuffix("\r") for line in _split(text)]
-
-
-def _occurrences(lines: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    starts = range(len(lines) - len(wanted) + 1)
-    return [i for i in starts if lines[i] == wanted[0] and lines[i : i + len(wanted)] == wanted]
-
-
-def _misfit(lines: Sequence[str], wanted: Sequence[str], block: SearchReplace, found: Sequence[int]) -> str:
-    subject = f"The SEARCH lines for {_shown(block.path)} that begin with {visible(wanted[0].strip(), 80)!r}"
-    if found:
-        places = ", ".join(str(i + 1) for i in found[:5])
-        return f"{subject} occur {len(found)} times (lines {places}). Include more lines around the right place."
-    nearly = _occurrences([line.strip() for line in lines], [line.strip() for line in wanted])
-    if nearly:
-        return f"{subject} occur at line {nearly[0] + 1}, but with other white space. Copy them exactly."
-    return f"{subject} do not occur in the file as whole lines. Copy them exactly as they are, or use *** WRITE."
-
-
-def _refuse_overlap(path: str, spans: Sequence[_Span]) -> None:
-    for before, after in pairwise(spans):
-        if after.start < before.end:
-            raise UnusableReply(f"Two SEARCH blocks for {_shown(path)} overlap at line {after.start + 1}. Join them.")
-
-
-def _in_line_endings_of(existing: str | None, content: str) -> str:
-    if existing is None or "\r" in content or not _uses_crlf(existing):
-        return content
-    return content.replace("\n", "\r\n")
-
-
-def _uses_crlf(text: str) -> bool:
-    return text.count("\r\n") * 2 > text.count("\n")
-
-
-def _checked(path: str, text: str) -> str:
-    """``text`` if it can be a text file of bearable size."""
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError:
-        raise UnusableReply(f"The content of {_shown(path)} is not valid Unicode text.") from None
-    if "\0" in text:
-        raise UnusableReply(f"The content of {_shown(path)} has a NUL character; only text files can be written.")
-    if size > FILE_LIMIT_BYTES:
-        raise UnusableReply(
-            f"The content of {_shown(path)} is {size} bytes; at most {FILE_LIMIT_BYTES} are taken. Split the file."
-        )
-    return text
-
-
-def _with_line_breaks(text: str) -> list[str]:
-    return [line for line in re.split(r"(?<=\n)", text) if line]

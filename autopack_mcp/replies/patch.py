@@ -1,6 +1,6 @@
 """A builder's edits applied to texts in memory, as one unified diff: for callers who have no workspace.
 
-It owns nothing but the loop over files; what an edit may touch is said by ``path_rules``, what it does by ``edits``. A
+It owns nothing but the loop over files; what an edit may touch is said by ``path_rules``, what it does by ``edited``. A
 run never comes this way, because there git computes the diff.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from autopack_mcp.errors import UnusableReply
-from autopack_mcp.replies.edits import Edit, by_path, edited_text, unified_diff
+from autopack_mcp.replies.edited import edited_text, unified_diff
+from autopack_mcp.replies.edits import Edit, by_path, source_of
 from autopack_mcp.replies.path_rules import check_allowed, check_path
 
 
@@ -25,7 +26,7 @@ def edited_files(
     for path, group in by_path(edits).items():
         check_path(path)
         check_allowed(path, allowed_paths)
-        text = edited_text(files.get(path), group)
+        text = edited_text(files.get(source_of(path, group[0])), group)
         if text != files.get(path):
             after[path] = text
     if not after:

@@ -37,8 +37,10 @@ def read_file(root: Path, path: str, limit_bytes: int) -> bytes | None:
             return file.read(limit_bytes + 1)
 
 
-def write_file(root: Path, path: str, content: bytes) -> None:
+def write_file(root: Path, path: str, content: bytes, *, is_executable: bool = False) -> None:
     """Put ``content`` into a file below ``root``, making folders as needed; an existing one keeps its mode.
+
+    ``is_executable`` is for a new one, which a rename brings from elsewhere.
 
     The file is replaced, not overwritten: a hard link to it elsewhere (a package cache) keeps its content.
 
@@ -54,7 +56,8 @@ def write_file(root: Path, path: str, content: bytes) -> None:
             _refuse_unless_file(path, found)
         part = f".autopack-{secrets.token_hex(8)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with open(os.open(part, flags, 0o666, dir_fd=folder), "wb") as file:  # noqa: PTH123  # A descriptor has no path.
+        mode = 0o777 if is_executable else 0o666
+        with open(os.open(part, flags, mode, dir_fd=folder), "wb") as file:  # noqa: PTH123  # A descriptor has no path.
             if found is not None:
                 os.fchmod(file.fileno(), stat.S_IMODE(found.st_mode) & 0o777)
             file.write(content)

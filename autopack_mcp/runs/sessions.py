@@ -18,15 +18,8 @@ from autopack_mcp.builders.base import Builder, BuildJob, Built, Session
 from autopack_mcp.calls import LEASE_MARGIN_S, LOOK_AGAIN_S, LOOKS_LIMIT
 from autopack_mcp.clock import Clock
 from autopack_mcp.errors import Denial, ProviderError, QuotaExhausted, StandingOrderFired, UnusableReply, WorkspaceError
-from autopack_mcp.replies.edits import (
-    FILE_LIMIT_BYTES,
-    FILES_LIMIT,
-    DeleteFile,
-    Edit,
-    WholeFile,
-    parse_edits,
-    render_edits,
-)
+from autopack_mcp.replies.edited import FILE_LIMIT_BYTES
+from autopack_mcp.replies.edits import FILES_LIMIT, DeleteFile, WholeFile, parse_edits, render_edits
 from autopack_mcp.replies.path_rules import check_allowed, check_path
 from autopack_mcp.runs.files import read_file
 from autopack_mcp.runs.git import Git
@@ -204,7 +197,7 @@ async def _changes_since(workspace: Workspace, parent: str) -> tuple[list[tuple[
     return [(fact[0], fact[1], path) for fact, path in zip(facts, words[1::2], strict=True)], tree
 
 
-def _edit(root: Path, change: tuple[str, str, str], allowed_paths: tuple[str, ...]) -> Edit:
+def _edit(root: Path, change: tuple[str, str, str], allowed_paths: tuple[str, ...]) -> WholeFile | DeleteFile:
     old_mode, new_mode, path = change
     check_path(path)
     check_allowed(path, allowed_paths)

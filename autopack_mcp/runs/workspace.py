@@ -13,16 +13,18 @@ import re
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from autopack_mcp.errors import UnusableReply, WorkspaceError
+from autopack_mcp.errors import EditMisfit, Misfit, UnusableReply, WorkspaceError
 from autopack_mcp.plans.plan import DEFAULT_LIMITS, PlanLimits
-from autopack_mcp.replies.edits import FILE_LIMIT_BYTES, DeleteFile, Edit, by_path, edited_text
+from autopack_mcp.replies.edited import FILE_LIMIT_BYTES, AppliedHow, edited_text
+from autopack_mcp.replies.edits import DeleteFile, Edit, by_path, source_of
 from autopack_mcp.replies.path_rules import check_allowed, check_path, is_allowed, matches
 from autopack_mcp.runs.files import delete_file, read_file, write_file
 from autopack_mcp.runs.git import CLONE_TIMEOUT_S, Git, add_lines, commit_of, complaint, run_git
+from autopack_mcp.runs.lanes import LANES, new_text
 from autopack_mcp.runs.repository import OURS, Repository, trailer_value
 from autopack_mcp.runs.verify import ending_of, package_settings, reach_of, run_plan_command, shown_output
 from autopack_mcp.sandbox import Sandbox
@@ -43,11 +45,24 @@ _GENERATED = {
 
 @dataclass(frozen=True, slots=True)
 class AppliedChange:
-    """A change as git sees it: its diff against the parent, the tree a commit will hold, and the files that differ."""
+    """A change as git sees it: its diff against the parent, the tree a commit will hold, and the files that differ.
+
+    ``how`` is the lane of its edits, of several the one to look at closest; None for what no edit of ours made.
+    """
 
     diff: str
     tree: str
     files: tuple[str, ...]
+    how: AppliedHow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """What edits will do: content by path, None to delete; new files that are executable; and the lane."""
+
+    contents: Mapping[str, bytes | None]
+    executables: frozenset[str]
+    how: AppliedHow
 
 
 async def pin_base(repository: Path, run_id: str, base: str) -> str:
@@ -155,20 +170,32 @@ class Workspace:
             await self._git.run("reset", "--hard", "--quiet")
         await self._git.run("clean", "-ffdq")
 
-    async def apply(self, edits: Sequence[Edit], allowed_paths: Sequence[str]) -> AppliedChange:
-        """Apply a builder's edits to the current commit and stage exactly them.
-
-        Every edit is checked before the first is written.
+    async def check(self, edits: Sequence[Edit], allowed_paths: Sequence[str], *, allow_fuzzy: bool = False) -> None:
+        """Nothing, when the edits may be made and fit the checkout as it is; nothing is written either way.
 
         Raises:
-            UnusableReply: an edit is not allowed, fits nowhere, or all of them together change nothing; nothing was
-                written, and the reason is for the model.
+            EditMisfit: some do not fit; it shows each with what stands there.
+            UnusableReply: one is not allowed, or cannot be done.
+        """
+        await self._planned(by_path(edits), allowed_paths, allow_fuzzy=allow_fuzzy)
+
+    async def apply(
+        self, edits: Sequence[Edit], allowed_paths: Sequence[str], *, allow_fuzzy: bool = False
+    ) -> AppliedChange:
+        """Apply a builder's edits to the current commit and stage exactly them.
+
+        Every edit is checked before the first is written. ``allow_fuzzy`` lets what is only similar go where it most
+        likely belongs; the change then says so.
+
+        Raises:
+            UnusableReply: an edit is not allowed, fits nowhere (``EditMisfit``), or all of them together change
+                nothing; nothing was written, and the reason is for the model.
             WorkspaceError: git refused.
         """
         await self.reset((await self._git.run("rev-parse", "HEAD")).strip())
-        changes = await self._planned(by_path(edits), allowed_paths)
+        planned = await self._planned(by_path(edits), allowed_paths, allow_fuzzy=allow_fuzzy)
         try:
-            return await self._staged(changes)
+            return replace(await self._staged(planned.contents, planned.executables), how=planned.how)
         except BaseException:
             with contextlib.suppress(WorkspaceError):
                 await self.reset("HEAD")
@@ -293,35 +320,54 @@ class Workspace:
     # Applying edits ----------------------------------------------------------------------------------------------
 
     async def _planned(
-        self, groups: Mapping[str, Sequence[Edit]], allowed_paths: Sequence[str]
-    ) -> dict[str, bytes | None]:  # fmt: skip
-        """New content by path, None to delete; refuses the whole reply when one edit cannot be."""
+        self, groups: Mapping[str, Sequence[Edit]], allowed_paths: Sequence[str], *, allow_fuzzy: bool
+    ) -> _Planned:  # fmt: skip
+        """What the edits come to; refuses the whole reply when one of them cannot be, and names all that do not fit."""
         tracked = await self._tracked()
         made_by_setup = self._made_by_setup()
         for path in groups:
             check_path(path)
             check_allowed(path, allowed_paths)
             _refuse_foreign_ground(path, tracked, made_by_setup, groups)
-        return {path: self._new_content(path, group, is_tracked=path in tracked) for path, group in groups.items()}
+        contents: dict[str, bytes | None] = {}
+        hows: list[AppliedHow] = []
+        misfits: list[Misfit] = []
+        for path, group in groups.items():
+            try:
+                contents[path], how = await self._new_content(path, group, tracked, allow_fuzzy=allow_fuzzy)
+                hows.append(how)
+            except EditMisfit as misfit:
+                misfits += misfit.misfits
+        if misfits:
+            raise EditMisfit(tuple(misfits))
+        return _Planned(contents, _executables(groups, tracked), max(hows, key=LANES.index, default="files"))
 
-    def _new_content(self, path: str, group: Sequence[Edit], *, is_tracked: bool) -> bytes | None:
-        found = read_file(self.path, path, FILE_LIMIT_BYTES)
+    async def _new_content(
+        self, path: str, group: Sequence[Edit], tracked: Mapping[str, str], *, allow_fuzzy: bool
+    ) -> tuple[bytes | None, AppliedHow]:
+        source = source_of(path, group[0])
+        found = read_file(self.path, source, FILE_LIMIT_BYTES)
         # What earlier commands left beside the commit is not part of the project, whatever its name.
-        existing = found if is_tracked else None
+        existing = found if source in tracked else None
         if isinstance(group[0], DeleteFile):
             edited_text("" if existing is not None else None, group)
-            return None
-        text = edited_text(None if existing is None else _decoded(path, existing), group)
-        return None if text is None else text.encode()
+            return None, "files"
+        if source != path and path in tracked:
+            raise UnusableReply(f"The diff renames a file to {visible(path, 200)!r}, which exists.")
+        text = None if existing is None else _decoded(source, existing)
+        new = await new_text(self.path / ".git", self.run_id, text, group, allow_fuzzy=allow_fuzzy)
+        return None if new.text is None else new.text.encode(), new.how
 
-    async def _staged(self, changes: Mapping[str, bytes | None]) -> AppliedChange:
-        for path, content in changes.items():
+    async def _staged(
+        self, contents: Mapping[str, bytes | None], executables: frozenset[str] = frozenset()
+    ) -> AppliedChange:
+        for path, content in contents.items():
             if content is None:
                 delete_file(self.path, path)
             else:
-                write_file(self.path, path, content)
+                write_file(self.path, path, content, is_executable=path in executables)
         # By exact name from a list: no pathspec, however it is spelled, and no ignore rule has a say in it.
-        listing = "".join(f"{path}\0" for path in changes)
+        listing = "".join(f"{path}\0" for path in contents)
         await self._git.run("update-index", "--add", "--remove", "-z", "--stdin", stdin=listing)
         tree = (await self._git.run("write-tree")).strip()
         if tree == (await self._git.run("rev-parse", "--verify", "HEAD^{tree}")).strip():
@@ -379,6 +425,12 @@ def _refuse_foreign_ground(
     clash = next((place for place in above if place in others), None)
     if clash is not None:
         raise UnusableReply(f"{visible(clash, 200)!r} cannot be both a file and a folder of {visible(path, 200)!r}.")
+
+
+def _executables(groups: Mapping[str, Sequence[Edit]], tracked: Mapping[str, str]) -> frozenset[str]:
+    """The new names of executable files that a diff renames."""
+    sources = ((path, source_of(path, group[0])) for path, group in groups.items())
+    return frozenset(path for path, source in sources if source != path and tracked.get(source) == "100755")
 
 
 def _rank(path: str, allowed_paths: Sequence[str], context_paths: Sequence[str]) -> int | None:

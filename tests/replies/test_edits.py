@@ -10,19 +10,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from autopack_mcp.errors import UnusableReply
+from autopack_mcp.replies.edited import FILE_LIMIT_BYTES, edited_text, unified_diff
 from autopack_mcp.replies.edits import (
     EDIT_FORMAT,
-    FILE_LIMIT_BYTES,
     FILES_LIMIT,
     SUMMARY_LIMIT,
+    BlockEdit,
     DeleteFile,
-    Edit,
     SearchReplace,
     WholeFile,
-    edited_text,
     parse_edits,
     render_edits,
-    unified_diff,
 )
 
 REPLY = """Sure, here is the change.
@@ -95,7 +93,7 @@ def test_a_reply_is_read_however_it_is_dressed(reply: str) -> None:
         pytest.param("", "The reply is empty.", id="nothing"),
         pytest.param("I would change the parser.", "contains no edits", id="prose"),
         pytest.param("*** SUMMARY Nothing to do.", "contains no edits", id="only a summary"),
-        pytest.param("--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n", "A diff is not taken", id="a diff"),
+        pytest.param("--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b", "cut off", id="half a diff"),
         pytest.param("*** WRITE a.py\nx = 1\n", "ends inside the WRITE of 'a.py'", id="cut off in a WRITE"),
         pytest.param("*** EDIT a.py\n<<<<<<< SEARCH\nx\n", "ends inside the EDIT of 'a.py'", id="cut off in a SEARCH"),
         pytest.param(
@@ -204,8 +202,8 @@ REPLACEMENTS = st.one_of(st.just(""), SEARCHES)
 
 
 @st.composite
-def edit_lists(draw: st.DrawFn) -> list[Edit]:
-    edits: list[Edit] = []
+def edit_lists(draw: st.DrawFn) -> list[BlockEdit]:
+    edits: list[BlockEdit] = []
     for path in draw(st.lists(PATHS, min_size=1, max_size=4, unique=True)):
         kind = draw(st.sampled_from(["write", "edit", "delete"]))
         if kind == "write":
@@ -221,12 +219,12 @@ def edit_lists(draw: st.DrawFn) -> list[Edit]:
 @example([WholeFile("a.txt", "```\nx\n```\n")])
 @example([WholeFile("a.txt", "```python\n````\nx\n````\n```")])
 @example([WholeFile("a.txt", "```\n```")])
-def test_what_is_rendered_is_read_back_exactly(edits: list[Edit]) -> None:
+def test_what_is_rendered_is_read_back_exactly(edits: list[BlockEdit]) -> None:
     assert list(parse_edits(render_edits(edits, "why")).edits) == edits
 
 
 @given(edit_lists())
-def test_a_fence_around_a_rendered_reply_changes_nothing(edits: list[Edit]) -> None:
+def test_a_fence_around_a_rendered_reply_changes_nothing(edits: list[BlockEdit]) -> None:
     assert list(parse_edits(f"Here:\n```\n{render_edits(edits)}```\nDone.").edits) == edits
 
 
