@@ -368,6 +368,21 @@ CAPS = (
         ),
     ),
     Promise(
+        "A run that stands still says only what would let it go on: how much its cap must be at least and about in all,"
+        " when a shared cap resets, which other order is to be removed first.",
+        ("docs/runs.md#Raising a cap",),
+        (
+            *_held(
+                "summary/needs",
+                "what_is_left_of_a_run_is_estimated_by_what_its_phases_took",
+                "a_cap_that_is_used_up_is_waited_for_or_raised_in_the_file",
+                "resuming_is_offered_as_soon_as_there_is_room_again",
+                "an_order_that_would_stop_it_again_is_to_be_removed_first",
+            ),
+            *_held("runs/cap_changes", "a_run_whose_cap_is_still_too_small_gives_the_new_one_as_its_reason"),
+        ),
+    ),
+    Promise(
         "A rehearsal buys nothing, needs no key, keeps the caps in a shadow of its own and says what it is.",
         ("README.md#autopack-mcp", "docs/accounting.md#Rehearsal figures"),
         (

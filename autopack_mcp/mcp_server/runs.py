@@ -20,7 +20,8 @@ from autopack_mcp.mcp_server.tool import StrictTool, tool_of
 from autopack_mcp.summary.shown import plain, tokens_text, usd_text
 
 if TYPE_CHECKING:
-    from autopack_mcp.summary.run import NeedsYou, NoteView, PhaseView, RunLine, RunList, RunSummary
+    from autopack_mcp.summary.needs import NeedsYou
+    from autopack_mcp.summary.run import NoteView, PhaseView, RunLine, RunList, RunSummary
     from autopack_mcp.summary.summaries import Summaries
 
 CURSOR_CHARS = 110  # As long as the longest cursor: sixteen digits and a run id of 64 characters, in base64.

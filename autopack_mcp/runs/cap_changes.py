@@ -17,6 +17,7 @@ from autopack_mcp.budgets.caps import CallScope, RunCaps, own_caps_of_call
 from autopack_mcp.budgets.counters import scope_use
 from autopack_mcp.budgets.measures import Unit, amount, exact_amount, measures
 from autopack_mcp.errors import IllegalTransition, RequestRefused
+from autopack_mcp.runs.cap_needs import CapNeed, need_of
 from autopack_mcp.runs.own_caps import NewCaps
 from autopack_mcp.runs.records import PhaseRecord, RunRecord
 from autopack_mcp.runs.states import PHASE_ENDED, RUN_ENDED
@@ -60,11 +61,15 @@ class CapChange:
 
 @dataclass(frozen=True, slots=True)
 class CapAnswer:
-    """What a wish comes to. ``changes`` are the caps that really change, ``resumes`` says whether the run goes on."""
+    """What a wish comes to. ``changes`` are the caps that really change, ``resumes`` says whether the run goes on.
+
+    ``why`` is why it stays stopped under the new cap that is too small as well; None where its reason stays as it is.
+    """
 
     changes: tuple[CapChange, ...]
     resumes: bool
     words: str
+    why: str | None = None
 
 
 def answer_to(connection: Connection, run: RunRecord, new: NewCaps, at: datetime) -> CapAnswer:
@@ -75,18 +80,19 @@ def answer_to(connection: Connection, run: RunRecord, new: NewCaps, at: datetime
     """
     if run.state in RUN_ENDED or run.state == "cancelling":
         raise IllegalTransition(run.state, "raise_cap")
-    phase = None if new.phase_id is None else _phase(connection, run.run_id, new.phase_id)
+    phases = phases_of_run(connection, run.run_id)
+    phase = None if new.phase_id is None else _phase(phases, run.run_id, new.phase_id)
     asked = tuple(_asked(connection, run, new, at))
     changes = tuple(change for change in asked if change.is_change)
     stop = cap_stop(run)
+    need = None if stop is None else need_of(connection, run, stop, phases)
     resumes = any(_frees(change, new, stop) for change in changes)
     sentences = [change.sentence for change in asked]
-    sentences += [*_notes(run, phase, changes), *_outlook(run, stop, asked, new, resumes=resumes)]
-    return CapAnswer(changes, resumes, " ".join(sentences))
+    sentences += [*_notes(run, phase, changes), *_outlook(run, need, asked, new, resumes=resumes)]
+    return CapAnswer(changes, resumes, " ".join(sentences), None if resumes else _why_still(need, changes, new))
 
 
-def _phase(connection: Connection, run_id: str, phase_id: str) -> PhaseRecord:
-    phases = phases_of_run(connection, run_id)
+def _phase(phases: Sequence[PhaseRecord], run_id: str, phase_id: str) -> PhaseRecord:
     for phase in phases:
         if phase.phase_id == phase_id:
             return phase
@@ -129,20 +135,28 @@ def _notes(run: RunRecord, phase: PhaseRecord | None, changes: Sequence[CapChang
 
 
 def _outlook(
-    run: RunRecord, stop: CapStop | None, asked: Sequence[CapChange], new: NewCaps, *, resumes: bool
+    run: RunRecord, need: CapNeed | None, asked: Sequence[CapChange], new: NewCaps, *, resumes: bool
 ) -> Iterator[str]:
     """What becomes of a run that a cap has stopped."""
     if run.state != "budget_paused":
         return
-    if resumes:
-        yield "The run goes on where it paused."
-        return
-    if stop is None:
+    if need is None:
         yield "Another cap has stopped the run, so it stays stopped; see to that one, then resume the run."
         return
-    of_this_cap = [cap.after for cap in asked if _is_about(cap, new, stop)]
-    if not of_this_cap:
-        yield f"Another cap has stopped the run, so it stays stopped: {stop.words}."
-    elif max(of_this_cap) < stop.needed:
-        needed = amount(stop.unit, stop.needed)
-        yield f"The call that was denied needs {needed} in all, so the run stays stopped: {stop.words}."
+    of_this_cap = [cap.after for cap in asked if _is_about(cap, new, need.stop)]
+    if resumes:
+        may_stop_again = need.whole is not None and max(of_this_cap) < need.whole
+        yield f"The run goes on where it paused.{need.outlook if may_stop_again else ''}"
+    elif not of_this_cap:
+        yield f"Another cap has stopped the run, so it stays stopped: {need.say}."
+    elif max(of_this_cap) < need.stop.needed:
+        yield f"The call that was denied needs {need.least} in all, so the run stays stopped: {need.say}."
+
+
+def _why_still(need: CapNeed | None, changes: Sequence[CapChange], new: NewCaps) -> str | None:
+    of_this_cap = [] if need is None else [change for change in changes if _is_about(change, new, need.stop)]
+    if need is None or not of_this_cap:
+        return None
+    now = exact_amount(need.stop.unit, of_this_cap[0].after)
+    whose = f"{need.stop.whose[:1].upper()}{need.stop.whose[1:]}"
+    return f"{whose} is now {now}, which is not enough: the call that was denied needs at least {need.least} in all."

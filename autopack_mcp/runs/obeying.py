@@ -27,6 +27,7 @@ from autopack_mcp.runs.store import (
     phases_of_run,
     record_event,
     run_by_id,
+    set_run,
 )
 
 
@@ -86,6 +87,8 @@ def _change_caps(
         set_caps(connection, mine, new, at)
         for change in answer.changes:
             record_event(connection, run.run_id, at, "cap", f"{by} changed {change.event}", new.phase_id)
+        if answer.why is not None:
+            set_run(connection, mine, at, why=answer.why)
         if answer.resumes:
             move_run(connection, mine, "resume", f"{by} raised the cap that had stopped it", at)
         if fence is None:

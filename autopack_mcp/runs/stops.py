@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from autopack_mcp.budgets.counter_names import CounterName, read_counter_name
@@ -36,10 +37,18 @@ class CapStop:
         owner = f"run {self.run_id}" if self.phase_id is None else f"phase {self.phase_id} of run {self.run_id}"
         return f"the cap of {owner}"
 
-    @property
-    def words(self) -> str:
-        """What to say in chat to raise it, to two figures: "raise the cap of run r-1 to 35,000 tokens"."""
-        return f"raise {self.whose} to {rounded_up(self.unit, self.needed)}"
+
+@dataclass(frozen=True, slots=True)
+class SharedCapStop:
+    """A cap of an account, of a role or of all calls that denied a call, which may need ``wanted`` in ``unit``.
+
+    Nobody raises it for one run: a person changes models.yaml, or it resets at ``resets_at``.
+    """
+
+    counter: CounterName
+    unit: Unit
+    wanted: int
+    resets_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,17 @@ def cap_stop(run: RunRecord) -> CapStop | None:
     if counter is None or counter.kind not in ("run", "phase") or counter.call.run_id != run.run_id:
         return None
     return CapStop(run.run_id, facts["unit"], facts["needed"], facts.get("wanted", 0), counter.call.phase_id)
+
+
+def shared_cap_stop(run: RunRecord) -> SharedCapStop | None:
+    """The cap that others share which has stopped a run; None for a run that something else, or nothing, stopped."""
+    if run.state != "budget_paused" or run.stopped_by is None:
+        return None
+    facts: Mapping[str, Any] = run.stopped_by
+    counter = _counter(facts)
+    if counter is None or counter.span is None:
+        return None
+    return SharedCapStop(counter, facts["unit"], facts.get("wanted", 0), counter.span.end)
 
 
 def order_stop(run: RunRecord) -> OrderStop | None:

@@ -6,17 +6,18 @@ answer; ``Summaries`` reads it for the tools, the page, the card and the command
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any, Literal
 
 from sqlalchemy import Connection
 
 from autopack_mcp.budgets.caps import CallScope, ScopeCap, shadow_prefix
 from autopack_mcp.budgets.counters import ScopeUse, scope_use
-from autopack_mcp.config.settings import RunSettings
+from autopack_mcp.config.settings import RunSettings, Settings
 from autopack_mcp.money import usd
 from autopack_mcp.notes import NOTE_LIMIT, Note, notes_of_run
 from autopack_mcp.runs.overview import (
@@ -27,33 +28,24 @@ from autopack_mcp.runs.overview import (
 from autopack_mcp.runs.progress import current_phase, progress_of
 from autopack_mcp.runs.records import PhaseRecord, RunEventRecord, RunRecord
 from autopack_mcp.runs.requests import RequestRecord, pending_requests
-from autopack_mcp.runs.states import RUN_ACTIVE, RUN_ENDED, PhaseState, RunState
-from autopack_mcp.runs.stops import cap_stop, order_stop
+from autopack_mcp.runs.states import RUN_ENDED, PhaseState, RunState
 from autopack_mcp.runs.store import events_of_run, run_by_id
 from autopack_mcp.runs.supervision import SupervisorRecord
 from autopack_mcp.summary.alerts import AlertView, alerts_of_run
+from autopack_mcp.summary.needs import NeedsYou, needs_you_now, usable
 from autopack_mcp.summary.orders import OrderView, orders_of_run
-from autopack_mcp.summary.waiting import Limits, advancers, why_it_waits
+from autopack_mcp.summary.waiting import advancers, why_it_waits
 from autopack_mcp.text_safety import visible
 from autopack_mcp.usage.service import spent_by_phase
 from autopack_mcp.usage.sums import Spent
 
 EVENTS_SHOWN = 10  # The newest; the whole log is the page's business.
-OVERRULE = " Resume to go on: that order does not stop it again; lay down another one if it should."
 NAME_LIMIT = 120  # Characters of a name that a plan or a person gave.
 PATH_LIMIT = 400  # Characters of a path.
 WHY_LIMIT = 500  # Characters of a reason.
 TEXT_LIMIT = 2_000  # Characters of a model's summary.
 
 Verification = Literal["verified", "unverified"]
-
-
-@dataclass(frozen=True, slots=True)
-class NeedsYou:
-    """What waits for a person: ``what`` in a sentence or two, ``say`` the phrase to say in chat ("resume run r-…")."""
-
-    what: str
-    say: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,8 +218,10 @@ _COUNTED = (
 _NOTHING = Spent()
 
 
-def run_summary(connection: Connection, run_id: str, now: datetime, limits: Limits = RunSettings) -> RunSummary:
-    """One run as it stands; ``limits`` are asked when it waits for its turn.
+def run_summary(
+    connection: Connection, run_id: str, now: datetime, settings: Callable[[], Settings] | None = None
+) -> RunSummary:
+    """One run as it stands. ``settings`` are asked for only while it waits for its turn or for what would help it on.
 
     Raises:
         RunNotFound: with the newest ids that do exist.
@@ -235,15 +229,16 @@ def run_summary(connection: Connection, run_id: str, now: datetime, limits: Limi
     run = run_by_id(connection, run_id)
     known = advancers(run, supervisors_known(connection), now)
     alive = [one for one in known if one.is_alive(now)]
-    waits = why_it_waits(connection, run, alive, limits, now)
+    waits = why_it_waits(connection, run, alive, partial(_limits, settings), now)
     found = phases_with_models(connection, run_id)
     spent = spent_by_phase(connection, run_id, is_rehearsal=run.is_rehearsal)
+    phases = [phase for phase, _ in found]
     return RunSummary(
         **_identity(run if waits is None else replace(run, why=waits)),
-        **_progress([phase for phase, _ in found]),
+        **_progress(phases),
         **_money(run, spent.values(), _use_of(connection, run, now)),
         supervisor=_supervisor(run, known, alive),
-        needs_you=needs_you_now(run, is_supervised=bool(alive)),
+        needs_you=needs_you_now(connection, run, phases, now, settings, is_supervised=bool(alive)),
         pending_requests=tuple(map(_request_view, pending_requests(connection, (run_id,)))),
         notes=tuple(map(_note_view, notes_of_run(connection, run_id))),
         phases=tuple(_phase_view(phase, models, spent.get(phase.phase_id, _NOTHING)) for phase, models in found),
@@ -382,6 +377,11 @@ def _event_view(event: RunEventRecord) -> EventView:
     )
 
 
+def _limits(settings: Callable[[], Settings] | None) -> RunSettings:
+    found = usable(settings)
+    return RunSettings() if found is None else found.runs
+
+
 # ── who acts next ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -402,30 +402,3 @@ def _named(one: SupervisorRecord) -> str:
     if one.kind == "worker":
         return f"the worker {one.machine} (process {one.pid})"
     return f"the supervisor on {one.machine} (process {one.pid}, {one.url})"
-
-
-def needs_you_now(run: RunRecord, *, is_supervised: bool) -> NeedsYou | None:
-    """What a run waits for that only a person can give; None while it goes on by itself or has ended.
-
-    ``is_supervised`` says whether any supervisor is alive to advance it.
-    """
-    resume = f"resume run {run.run_id}"
-    why = _sentence(f": {visible(run.why, WHY_LIMIT)}" if run.why else "")
-    if run.state == "paused":
-        return NeedsYou(f"It is paused{why}{OVERRULE if order_stop(run) is not None else ''}", resume)
-    if run.state == "budget_paused":
-        stop = cap_stop(run)
-        if stop is not None:
-            return NeedsYou(f"Its own cap stopped it{why} It goes on where it paused.", stop.words)
-        return NeedsYou(f"A cap stopped it{why} Raise the cap or wait for its reset, then resume.", resume)
-    if run.state == "needs_attention":
-        return NeedsYou(f"It cannot go on by itself{why} Resuming tries the failed phase again.", resume)
-    if run.state in RUN_ACTIVE and not is_supervised:
-        # Any request brings a supervisor up (contract 29), so the words for a chat are the same.
-        return NeedsYou("Nobody advances it: no supervisor is running.", resume)
-    return None
-
-
-def _sentence(words: str) -> str:
-    """``words`` with the mark that ends a sentence, so that another one may follow."""
-    return words if words.endswith((".", "!", "?", "…")) else f"{words}."

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode, urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from sqlalchemy import Connection
 
 from autopack_mcp.clock import from_us, to_us
-from autopack_mcp.config.settings import RunSettings
+from autopack_mcp.config.settings import Settings
 from autopack_mcp.errors import RequestRefused
 from autopack_mcp.runs.overview import PhaseCounts, phase_counts, runs_after, supervisors_known
 from autopack_mcp.runs.records import RunRecord
 from autopack_mcp.runs.store import count_runs, unfinished_runs
-from autopack_mcp.summary.run import NAME_LIMIT, RunLine, RunList, RunSummary, needs_you_now, run_summary
-from autopack_mcp.summary.waiting import Limits, advancers
+from autopack_mcp.summary.needs import waits_for_person
+from autopack_mcp.summary.run import NAME_LIMIT, RunLine, RunList, RunSummary, run_summary
+from autopack_mcp.summary.waiting import advancers
 from autopack_mcp.text_safety import visible
 from autopack_mcp.usage.service import spent_by_run
 from autopack_mcp.usage.sums import Spent
@@ -47,10 +48,14 @@ def list_runs(connection: Connection, now: datetime, limit: int = RUNS_SHOWN, cu
     if total == 0:
         hint = NO_RUNS
     elif next_cursor is None:
-        hint = f"These are the oldest of {total} runs." if cursor else f"All {total} runs are shown."
+        hint = f"These are the oldest of {total:,} runs." if cursor else _all_shown(total)
     else:
         hint = f"{len(shown)} of {total} runs are shown; pass next_cursor as cursor to see older ones."
     return RunList(_run_lines(connection, shown, now), total, next_cursor, hint)
+
+
+def _all_shown(total: int) -> str:
+    return "There is 1 run." if total == 1 else f"All {total:,} runs are shown."
 
 
 def current_run_id(connection: Connection) -> str | None:
@@ -63,14 +68,16 @@ def current_run_id(connection: Connection) -> str | None:
     return candidates[0].run_id if len(candidates) == 1 else None
 
 
-def current_run(connection: Connection, now: datetime, limits: Limits = RunSettings) -> RunSummary | RunList:
+def current_run(
+    connection: Connection, now: datetime, settings: Callable[[], Settings] | None = None
+) -> RunSummary | RunList:
     """The run that is meant when none is named, or the list of unfinished runs when there are several.
 
-    Without any run it is an empty list whose hint says how to start one.
+    Without any run it is an empty list whose hint says how to start one. ``settings`` as for ``run_summary``.
     """
     run_id = current_run_id(connection)
     if run_id is not None:
-        return run_summary(connection, run_id, now, limits)
+        return run_summary(connection, run_id, now, settings)
     unfinished = unfinished_runs(connection)
     if not unfinished:
         return RunList((), 0, None, NO_RUNS)
@@ -90,7 +97,7 @@ def _run_lines(connection: Connection, runs: Sequence[RunRecord], now: datetime)
             state=run.state,
             percent_complete=counts.get(run.run_id, _NO_PHASES).percent_complete,
             is_rehearsal=run.is_rehearsal,
-            needs_you=needs_you_now(run, is_supervised=bool(advancers(run, alive, now))) is not None,
+            needs_you=waits_for_person(run, is_supervised=bool(advancers(run, alive, now))),
             created_at=run.created_at,
             tokens_used=spent.get(run.run_id, _NOTHING).charged_tokens,
             cost_usd=spent.get(run.run_id, _NOTHING).cost_usd,

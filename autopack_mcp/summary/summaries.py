@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection
 
 from autopack_mcp.clock import Clock
-from autopack_mcp.config.settings import ProviderSettings, RunSettings, Settings
+from autopack_mcp.config.settings import ProviderSettings, Settings
 from autopack_mcp.database.engine import Database
 from autopack_mcp.runs.overview import supervisors_known
 from autopack_mcp.summary.context_block import context_block
@@ -177,13 +177,10 @@ class Summaries:
     # ── the questions ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _run(self, connection: Connection, run_id: str) -> RunSummary:
-        return run_summary(connection, run_id, self._clock.now(), self._limits)
+        return run_summary(connection, run_id, self._clock.now(), self._settings)
 
     def _current(self, connection: Connection) -> RunSummary | RunList:
-        return current_run(connection, self._clock.now(), self._limits)
-
-    def _limits(self) -> RunSettings:
-        return self._settings().runs
+        return current_run(connection, self._clock.now(), self._settings)
 
     def _runs(self, connection: Connection, limit: int, cursor: str | None) -> RunList:
         return list_runs(connection, self._clock.now(), limit, cursor)

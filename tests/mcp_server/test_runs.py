@@ -17,7 +17,8 @@ from autopack_mcp.database.engine import Database
 from autopack_mcp.mcp_server.answers import RESULT_BYTES, result_bytes
 from autopack_mcp.mcp_server.runs import phases_that_matter, run_status
 from autopack_mcp.notes import add_note, mark_delivered
-from autopack_mcp.summary.run import NeedsYou, RequestView
+from autopack_mcp.summary.needs import NeedsYou
+from autopack_mcp.summary.run import RequestView
 from tests.factories import NOON, insert_phase, insert_run, insert_supervisor
 from tests.mcp_server.conftest import Connect
 from tests.mcp_server.samples import PROMISED, note_view, phase_view, run_view

@@ -12,7 +12,7 @@ from autopack_mcp.budgets.call_rules import RulesInForce, caps_of_run
 from autopack_mcp.budgets.caps import RunCaps
 from autopack_mcp.budgets.ledger import RunFence, book_external, reserve
 from autopack_mcp.database.engine import Database
-from autopack_mcp.database.tables import runs
+from autopack_mcp.database.tables import phases, runs
 from autopack_mcp.errors import Denial, LeaseLost, QuotaExhausted
 from autopack_mcp.plans.plan import PhaseSpec
 from autopack_mcp.runs.obeying import Obeyed, obey
@@ -209,7 +209,7 @@ def test_a_run_stays_stopped_and_says_how_much_it_needs_when_the_cap_is_still_to
     stopped(database, 800)
     stays = (
         " The call that was denied needs 1,100 tokens in all, so the run stays stopped:"
-        " raise the cap of run R1 to 1,100 tokens."
+        " raise the cap of run R1 to at least 1,100 tokens."
     )
 
     assert said(database, tokens=1_099).endswith(f"; 300 tokens are used.{stays}")
@@ -219,12 +219,48 @@ def test_a_run_stays_stopped_and_says_how_much_it_needs_when_the_cap_is_still_to
     assert (run.state, run.token_cap) == ("budget_paused", 200)
 
 
+def test_a_run_whose_cap_is_still_too_small_gives_the_new_one_as_its_reason(database: Database) -> None:
+    a_run(database, token_cap=1_000)
+    spent(database, 300)
+    stopped(database, 800)
+    too_small = "which is not enough: the call that was denied needs at least 1,100 tokens in all."
+
+    said(database, tokens=1_099)
+    assert database.read_now(run_by_id, "R1").why == f"The cap of run R1 is now 1,099 tokens, {too_small}"
+    said(database, nano_usd=CENT)
+    assert database.read_now(run_by_id, "R1").why == f"The cap of run R1 is now 1,099 tokens, {too_small}"
+    said(database, tokens=1_100)
+    assert database.read_now(run_by_id, "R1").state == "running"
+
+
+def test_a_cap_that_is_enough_for_one_call_alone_says_what_the_rest_may_take(database: Database) -> None:
+    a_run(database, token_cap=1_000)
+    database.write_now(lambda connection: connection.execute(phases.update().values(state="succeeded")))
+    database.write_now(lambda connection: insert_phase(connection, 3))
+    spent(database, 600)
+    stopped(database, 500)
+    rest = " By what the phase that is done took, 1 phase to go, it may take about 1,700 tokens in all."
+
+    assert said(database, tokens=1_100).endswith(f"The run goes on where it paused.{rest}")
+
+
+def test_a_cap_that_is_enough_for_the_rest_says_no_more_than_that(database: Database) -> None:
+    a_run(database, token_cap=1_000)
+    database.write_now(lambda connection: connection.execute(phases.update().values(state="succeeded")))
+    database.write_now(lambda connection: insert_phase(connection, 3))
+    spent(database, 600)
+    stopped(database, 500)
+
+    assert said(database, tokens=1_700).endswith("The run goes on where it paused.")
+
+
 def test_the_cap_of_a_phase_lets_its_run_go_on(database: Database) -> None:
     a_run(database, token_cap=1_000)
     stopped(database, 101, phase_id="P1")
 
     assert said(database, tokens=2_000).endswith(
-        " Another cap has stopped the run, so it stays stopped: raise the cap of phase P1 of run R1 to 110 tokens."
+        " Another cap has stopped the run, so it stays stopped:"
+        " raise the cap of phase P1 of run R1 to at least 110 tokens."
     )
     assert said(database, tokens=101, phase_id="P1").endswith("The run goes on where it paused.")
     assert database.read_now(run_by_id, "R1").state == "running"
@@ -234,7 +270,7 @@ def test_another_unit_of_the_same_cap_does_not_let_the_run_go_on(database: Datab
     a_run(database, cost_cap_nano=CENT // 2)
     stopped(database, 10)
 
-    assert said(database, tokens=9_000).endswith("so it stays stopped: raise the cap of run R1 to $0.01.")
+    assert said(database, tokens=9_000).endswith("so it stays stopped: raise the cap of run R1 to at least $0.01.")
     assert said(database, nano_usd=2 * CENT).endswith("The run goes on where it paused.")
 
 

@@ -178,7 +178,7 @@ async def test_a_run_that_a_cap_of_models_yaml_stopped_stays_stopped_until_that_
         run = await house.stopped(stopped.run_id)
 
     assert stopped.needs_you is not None
-    assert stopped.needs_you.say == f"resume run {run.run_id}"
+    assert stopped.needs_you.say.startswith(f"resume run {run.run_id} after 20")
     assert "so it stays stopped; see to that one, then resume the run." in answer.message
     assert f"{label} is 100 tokens: 0 tokens are used" in answer.message
     assert (answer.state, still.state, still.token_cap) == ("budget_paused", "budget_paused", 2 * ENOUGH)

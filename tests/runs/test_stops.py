@@ -14,6 +14,7 @@ from autopack_mcp.config.settings import Settings, WindowCap
 from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import Denial
 from autopack_mcp.plans.plan import PhaseSpec
+from autopack_mcp.runs.cap_needs import CapNeed
 from autopack_mcp.runs.own_caps import NewCaps, insert_phase_caps, set_caps
 from autopack_mcp.runs.records import RunRecord
 from autopack_mcp.runs.states import RunState
@@ -49,15 +50,15 @@ def stopped(database: Database, denial: Denial, state: RunState = "budget_paused
     [
         pytest.param(
             {"token_cap": 1_000}, {}, (600, 600), CapStop("R1", "tokens", 1_200, 600),
-            "raise the cap of run R1 to 1,200 tokens", id="tokens of the run",
+            "raise the cap of run R1 to at least 1,200 tokens", id="tokens of the run",
         ),
         pytest.param(
             {"token_cap": 12_345_678}, {}, (9_876_543, 9_876_543), CapStop("R1", "tokens", 19_753_086, 9_876_543),
-            "raise the cap of run R1 to 20,000,000 tokens", id="many tokens, said in two figures",
+            "raise the cap of run R1 to at least 20,000,000 tokens", id="many tokens, said in two figures",
         ),
         pytest.param(
             {}, {"token_cap": 7}, (8,), CapStop("R1", "tokens", 8, 8, "P-1.a"),
-            "raise the cap of phase P-1.a of run R1 to 8 tokens", id="tokens of the phase",
+            "raise the cap of phase P-1.a of run R1 to at least 8 tokens", id="tokens of the phase",
         ),
     ],
 )  # fmt: skip
@@ -75,7 +76,7 @@ def test_a_cap_in_tokens_says_exactly_how_large_it_must_be(
     assert denials[-1] is not None
     stop = cap_stop(stopped(database, denials[-1]))
     assert stop == expected
-    assert stop.words == say
+    assert CapNeed(stop).say == say
     for tokens, fits in ((stop.needed - 1, False), (stop.needed, True)):
         database.write_now(set_caps, MINE, NewCaps(tokens=tokens, phase_id=stop.phase_id), NOON)
         assert (reserved(database, a_call(sizes[-1])) is None) == fits
@@ -120,7 +121,7 @@ def test_a_cap_in_dollars_says_exactly_how_large_as_well(
     ],
 )
 def test_what_to_say_is_rounded_up_to_two_figures(unit: Any, needed: int, said: str) -> None:
-    assert CapStop("R1", unit, needed).words == f"raise the cap of run R1 to {said}"
+    assert CapNeed(CapStop("R1", unit, needed)).say == f"raise the cap of run R1 to at least {said}"
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from autopack_mcp.routing.model_router import Choice
 from autopack_mcp.summary.alerts import AlertView
 from autopack_mcp.summary.caps import CapView
 from autopack_mcp.summary.models import ModelMapping, ModelRow, OverrideView, StandingView
+from autopack_mcp.summary.needs import NeedsYou
 from autopack_mcp.summary.orders import FiringView, OrderView
 from autopack_mcp.summary.pace import BurnRate, Pace
 from autopack_mcp.summary.run import (
     EventView,
-    NeedsYou,
     NoteView,
     PhaseView,
     RequestView,

@@ -99,7 +99,8 @@ def test_what_waits_for_a_person_comes_before_what_runs_by_itself(page: Page) ->
     document = read_html(page.text("/"))
     unfinished = [address for address in document.values("href") if address.startswith("/runs/")][:2]
     assert unfinished == ["/runs/waiting", "/runs/running"]
-    assert "It is paused: ann asked for it. Say in chat: resume run waiting" in document.words()
+    says = "ann asked for it It is paused, and goes on when it is resumed. Say in chat: resume run waiting"
+    assert says in document.words()
 
 
 def test_older_runs_are_reached_page_by_page(page: Page) -> None:

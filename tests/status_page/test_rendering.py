@@ -266,7 +266,7 @@ def test_a_run_shows_where_it_stands_and_what_it_may_still_cost() -> None:
     assert "running phase p3 is being verified 50 %" in text
     assert "Show overdue loans verifying attempt 2 phase 3 of 4 · tier 2 of 2, Interface · 2 phases completed" in text
     assert "Tokens 31,204 of 120,000 29.4 % of the run's cap and 4,100 reserved for calls in flight" in text
-    assert "Cost $0.21 of $2.00 10.7 % of the run's cap" in text
+    assert "Cost $0.2144 of $2.00 10.7 % of the run's cap" in text
     assert "Issues 0 major, 2 minor Started 41 min ago" in text
 
 
@@ -314,7 +314,7 @@ def test_a_rehearsal_says_that_no_tokens_were_bought_before_any_number() -> None
         ({"cost_usd": None, "unpriced_calls": 3}, "Cost unpriced of $2.00"),
         ({"cost_usd": Decimal("0.42"), "unpriced_calls": 1}, "Cost $0.42 + 1 unpriced call of $2.00"),
         ({"cost_usd": Decimal("0.42"), "unpriced_calls": 3}, "Cost $0.42 + 3 unpriced calls of $2.00"),
-        ({"cost_cap_usd": None}, "Cost $0.21 no cap"),
+        ({"cost_cap_usd": None}, "Cost $0.2144 no cap"),
     ],
     ids=["no price at all", "one without a price", "some without a price", "no cap"],
 )

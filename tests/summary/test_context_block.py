@@ -14,7 +14,8 @@ from autopack_mcp.database.engine import Database
 from autopack_mcp.notes import add_note, withdraw_note
 from autopack_mcp.runs.requests import add_request
 from autopack_mcp.summary.context_block import NOTES_SHOWN, code, context_block, fenced
-from autopack_mcp.summary.run import NeedsYou, RunSummary, run_summary
+from autopack_mcp.summary.needs import NeedsYou
+from autopack_mcp.summary.run import RunSummary, run_summary
 from tests.factories import NOON, insert_phase, insert_run, insert_supervisor
 
 ATTACKS = (

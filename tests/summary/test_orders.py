@@ -12,8 +12,9 @@ from autopack_mcp.budgets.standing_orders import StandingOrder, add_order, withd
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.tables import order_firings
 from autopack_mcp.runs.store import run_by_id
+from autopack_mcp.summary.needs import OVERRULE
 from autopack_mcp.summary.orders import FIRINGS_SHOWN, OrderView, order_views, orders_of_run
-from autopack_mcp.summary.run import OVERRULE, run_summary
+from autopack_mcp.summary.run import run_summary
 from autopack_mcp.summary.usage import usage_summary
 from tests.factories import NOON, insert_run, settings
 
@@ -136,7 +137,7 @@ def test_a_run_that_an_order_paused_needs_a_person_who_is_told_that_it_will_not_
     runs.write_now(lambda connection: insert_run(connection, "R4", **facts))
     needs = runs.read_now(run_summary, "R4", NOON).needs_you
     assert needs is not None
-    assert needs.what == f"It is paused: {why}{OVERRULE}"
+    assert needs.what == OVERRULE
     assert needs.say == "resume run R4"
 
 
@@ -147,4 +148,4 @@ def test_a_run_that_a_person_paused_is_not_taken_for_one_that_an_order_stopped_w
     runs.write_now(lambda connection: insert_run(connection, "R4", state="paused", why=why))
     needs = runs.read_now(run_summary, "R4", NOON).needs_you
     assert needs is not None
-    assert OVERRULE not in needs.what
+    assert needs.what == "It is paused, and goes on when it is resumed."

@@ -145,38 +145,6 @@ def test_notes_say_whether_they_were_delivered(database: Database) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("state", "what", "say"),
-    [
-        ("paused", "It is paused: because.", "resume run R1"),
-        ("budget_paused", "A cap stopped it: because. Raise the cap", "resume run R1"),
-        ("needs_attention", "It cannot go on by itself: because. Resuming tries", "resume run R1"),
-    ],
-)
-def test_a_run_that_waits_says_for_what_and_what_to_say(database: Database, state: str, what: str, say: str) -> None:
-    with_run(database, state=state, why="because.")
-    database.write_now(insert_supervisor)
-    needs = summary(database).needs_you
-    assert needs is not None
-    assert needs.what.startswith(what)
-    assert needs.say == say
-
-
-@pytest.mark.parametrize("whose, scope", [("run R1", "run/R1"), ("phase P1 of run R1", "phase/R1/P1")])
-def test_a_run_that_its_own_cap_has_stopped_says_how_to_raise_it(database: Database, whose: str, scope: str) -> None:
-    numbers = "2,000 tokens are used (0 tokens of it by calls in flight) and this call may need 32,620 tokens"
-    with_run(
-        database, state="budget_paused", why=f"The cap of {whose} is 2,000 tokens: {numbers}. Raise the cap to go on.",
-        stopped_by={"scope": scope, "unit": "tokens", "needed": 34_620},
-    )  # fmt: skip
-    database.write_now(insert_supervisor)
-    needs = summary(database).needs_you
-    assert needs is not None
-    assert needs.what.startswith(f"Its own cap stopped it: The cap of {whose} is 2,000 tokens: 2,000 tokens are used")
-    assert needs.what.endswith("this call may need 32,620 tokens. Raise the cap to go on. It goes on where it paused.")
-    assert needs.say == f"raise the cap of {whose} to 35,000 tokens"
-
-
 @pytest.mark.parametrize("state", ["queued", "running", "pausing", "cancelling", "succeeded", "failed", "cancelled"])
 def test_a_run_that_goes_on_or_has_ended_needs_nobody(database: Database, state: str) -> None:
     with_run(database, state=state)

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from autopack_mcp.money import usd
 from autopack_mcp.runs.overview import PhaseCounts
-from autopack_mcp.summary.run import NeedsYou
+from autopack_mcp.summary.needs import NeedsYou
 from autopack_mcp.summary.shown import plain, tokens_text, usd_number, usd_text
 from tests.factories import NOON
 

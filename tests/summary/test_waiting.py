@@ -9,7 +9,7 @@ from autopack_mcp.config.settings import RunSettings
 from autopack_mcp.database.engine import Database
 from autopack_mcp.summary.run import RunSummary, run_summary
 from autopack_mcp.summary.run_list import list_runs
-from tests.factories import NOON, insert_run, insert_supervisor
+from tests.factories import NOON, insert_run, insert_supervisor, settings
 
 URL = "https://example.org/team/project.git"
 STORED = "waiting for the supervisor"
@@ -22,8 +22,8 @@ def add(database: Database, run_id: str, *, held: bool = False, **facts: Any) ->
 
 
 def shown(database: Database, run_id: str, **limits: int) -> RunSummary:
-    settings = RunSettings(at_once=limits.get("at_once", 4), per_repository=limits.get("per_repository", 2))
-    return database.read_now(run_summary, run_id, NOON, lambda: settings)
+    found = RunSettings(at_once=limits.get("at_once", 4), per_repository=limits.get("per_repository", 2))
+    return database.read_now(run_summary, run_id, NOON, lambda: settings(runs=found))
 
 
 def test_a_run_says_why_it_waits_and_its_place_without_any_write(database: Database) -> None:

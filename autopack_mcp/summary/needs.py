@@ -1,0 +1,184 @@
+"""What a run waits for that only a person can give, and the phrase to say in a chat that gives it.
+
+It owns NeedsYou: each stop is told by what really helps, so "resume" is offered only where the run would go on. It
+decides nothing and moves nothing. The summary of a run holds the answer; a list asks only whether there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from autopack_mcp.budgets.call_rules import RulesInForce
+from autopack_mcp.budgets.caps import CallScope, window_caps_of_call
+from autopack_mcp.budgets.counters import scope_use
+from autopack_mcp.budgets.measures import measures
+from autopack_mcp.budgets.standing_orders import OrderCap, has_acted
+from autopack_mcp.config.settings import Settings
+from autopack_mcp.errors import ConfigError
+from autopack_mcp.runs.cap_needs import CapNeed, need_of
+from autopack_mcp.runs.progress import current_phase
+from autopack_mcp.runs.records import PhaseRecord, RunRecord
+from autopack_mcp.runs.states import RUN_ACTIVE
+from autopack_mcp.runs.stops import OrderStop, SharedCapStop, cap_stop, order_stop, shared_cap_stop
+
+OVERRULE = "Resume to go on: the order that paused it does not stop it again; lay down another one if it should."
+
+
+@dataclass(frozen=True, slots=True)
+class NeedsYou:
+    """What waits for a person: ``what`` helps, in a sentence or two, and the phrase to ``say`` ("resume run r-…").
+
+    Why the run stands where it does is its ``why``, and not said here again.
+    """
+
+    what: str
+    say: str
+
+
+def waits_for_person(run: RunRecord, *, is_supervised: bool) -> bool:
+    """Whether a run waits for something that only a person can give.
+
+    ``is_supervised`` says whether any supervisor is alive to advance it.
+    """
+    if run.state in ("paused", "budget_paused", "needs_attention"):
+        return True
+    return run.state in RUN_ACTIVE and not is_supervised
+
+
+def needs_you_now(
+    connection: Connection,
+    run: RunRecord,
+    phases: Sequence[PhaseRecord],
+    now: datetime,
+    settings: Callable[[], Settings] | None,
+    *,
+    is_supervised: bool,
+) -> NeedsYou | None:
+    """What a run waits for; None while it goes on by itself or has ended.
+
+    ``settings`` are asked for only where a shared cap or an order has stopped the run. None, or a file that cannot be
+    used: then it is not known whether there is room again, and a cap is taken as it was until it resets.
+    """
+    if not waits_for_person(run, is_supervised=is_supervised):
+        return None
+    resume = f"resume run {run.run_id}"
+    if run.state == "paused":
+        return _paused(connection, run, phases, now, settings, resume)
+    if run.state == "budget_paused":
+        return _stopped(connection, run, phases, now, settings, resume)
+    if run.state == "needs_attention":
+        return NeedsYou("It cannot go on by itself. Resuming tries the failed phase again.", resume)
+    # Any request brings a supervisor up (contract 29), so the words for a chat are the same.
+    return NeedsYou("Nobody advances it: no supervisor is running.", resume)
+
+
+# ── a cap ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _stopped(
+    connection: Connection,
+    run: RunRecord,
+    phases: Sequence[PhaseRecord],
+    now: datetime,
+    settings: Callable[[], Settings] | None,
+    resume: str,
+) -> NeedsYou:
+    own, shared = cap_stop(run), shared_cap_stop(run)
+    if own is not None:
+        return _raise(need_of(connection, run, own, phases))
+    if shared is None:
+        return NeedsYou("Resuming helps when what stopped it has changed.", resume)
+    if _has_room(connection, shared, now, usable(settings)):
+        return NeedsYou("There is room again below the cap that stopped it: it goes on where it paused.", resume)
+    return _wait(shared, resume)
+
+
+def _raise(need: CapNeed) -> NeedsYou:
+    whose = "Its own cap" if need.stop.phase_id is None else "The cap of its phase"
+    return NeedsYou(f"{whose} must be at least {need.least}; then it goes on where it paused.{need.outlook}", need.say)
+
+
+def _wait(stop: SharedCapStop, resume: str) -> NeedsYou:
+    when = f"{stop.resets_at:%Y-%m-%d %H:%M} UTC"
+    other = f", or choose models of another provider than {stop.counter.call.provider} for it"
+    other = other if stop.counter.kind == "provider" else ""
+    what = f"Resuming does not help before the cap resets at {when}: wait, raise the cap in models.yaml{other}."
+    return NeedsYou(what, f"{resume} after {when}")
+
+
+def _has_room(connection: Connection, stop: SharedCapStop, now: datetime, settings: Settings | None) -> bool:
+    """Whether the denied call would fit now: the window is over, or the cap was raised, or others gave tokens back."""
+    if settings is None:
+        return now >= stop.resets_at
+    call = stop.counter.call
+    caps = [cap for cap in window_caps_of_call(settings, call, now) if cap.scope == stop.counter.name]
+    return all(
+        measure.unit != stop.unit or measure.used + stop.wanted <= measure.allowance
+        for cap in caps
+        for measure in measures(cap, scope_use(connection, call, cap, now))
+    )
+
+
+def usable(settings: Callable[[], Settings] | None) -> Settings | None:
+    """The settings in force; None where there are none to ask for, or the file was never good."""
+    try:
+        return None if settings is None else settings()
+    except ConfigError:
+        return None
+
+
+# ── a pause ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _paused(
+    connection: Connection,
+    run: RunRecord,
+    phases: Sequence[PhaseRecord],
+    now: datetime,
+    settings: Callable[[], Settings] | None,
+    resume: str,
+) -> NeedsYou:
+    stop = order_stop(run)
+    if stop is None:
+        return NeedsYou("It is paused, and goes on when it is resumed.", resume)
+    in_force = usable(settings)
+    others = [] if in_force is None else list(_next_stops(connection, run, phases, now, in_force, stop))
+    if not others:
+        return NeedsYou(OVERRULE, resume)
+    named = " and ".join(str(number) for number in others)
+    orders, stops = ("order", "stops") if len(others) == 1 else ("orders", "stop")
+    what = f"Resuming does not help: standing {orders} {named} {stops} it at its next call."
+    return NeedsYou(what, f"remove standing {orders} {named}, then {resume}")
+
+
+def _next_stops(
+    connection: Connection,
+    run: RunRecord,
+    phases: Sequence[PhaseRecord],
+    now: datetime,
+    settings: Settings,
+    stop: OrderStop,
+) -> Iterator[int]:
+    """The other orders that would deny the same call again, and have not acted on this run yet."""
+    phase = current_phase(phases)
+    call = CallScope(
+        "", "", "rehearsal" if run.is_rehearsal else "run", run.run_id, None if phase is None else phase.phase_id
+    )
+    for found in RulesInForce(settings)(connection, call, now).stops:
+        if not has_acted(connection, found, run.run_id) and _denies(connection, found, call, now, stop):
+            yield found.order.order_id
+
+
+def _denies(connection: Connection, found: OrderCap, call: CallScope, now: datetime, stop: OrderStop) -> bool:
+    # Which provider the call goes to is not known: an order about one is in the way for certain when it is reached.
+    is_counted = found.order.subject != "provider"
+    return any(
+        measure.used + (stop.wanted or 0) > measure.allowance
+        if is_counted and measure.unit == stop.unit
+        else measure.used >= measure.allowance
+        for measure in measures(found.cap, scope_use(connection, call, found.cap, now))
+    )
