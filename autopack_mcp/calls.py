@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 from autopack_mcp.bounds import CallBounds, bounds_of, can_be_turned, in_parts, may_write_cache, why_unbounded
 from autopack_mcp.budgets.call_rules import RulesOf
 from autopack_mcp.budgets.caps import CallScope
-from autopack_mcp.budgets.ledger import Ledger, Reservation, RunFence, settle
+from autopack_mcp.budgets.ledger import Ledger, Reservation, RunFence, foresee_settle, settle
 from autopack_mcp.budgets.standings import CapStanding
 from autopack_mcp.call_facts import CallFacts, CallFactsReader
 from autopack_mcp.call_traces import CallTrace, trace_of, write_trace
@@ -402,7 +402,7 @@ class CallDoor:
             await self._ledger.release(one.reservation.call_id)
 
 
-@takes_part
+@takes_part(foresee_settle)
 def _settle_delivered(
     connection: Connection,
     event: UsageEvent,

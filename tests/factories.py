@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import count
@@ -112,8 +113,20 @@ def window_cap(
 
 
 def held_against(*caps: ScopeCap, **rules: Any) -> RulesOf:
-    """Rules for the ledger's operations: every call has just these caps (and ``stops``, ``tells``, levels as given)."""
-    return lambda connection, call, at: CallRules(caps=caps, **rules)
+    """Rules for the ledger's operations: every call has just these caps (and ``stops``, ``tells``, levels as given).
+
+    They count in the windows of the moment that is asked about, whatever moment they were made for.
+    """
+    return lambda connection, call, at: CallRules(caps=tuple(cap_in_window_of(cap, at) for cap in caps), **rules)
+
+
+def cap_in_window_of(cap: ScopeCap, moment: datetime) -> ScopeCap:
+    """The same cap in the window that holds ``moment``."""
+    if cap.window is None:
+        return cap
+    span = window_at(cap.window, moment)
+    stem, _, _ = cap.scope.rpartition("/")
+    return replace(cap, scope=f"{stem}/{span.label}", resets_at=span.end)
 
 
 def run_cap(run_id: str = "R1", *, tokens: int | None = None, nano_usd: int | None = None) -> ScopeCap:

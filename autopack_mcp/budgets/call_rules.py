@@ -7,34 +7,23 @@ that was raised or an order that was laid down a moment ago holds for the very n
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 
-from sqlalchemy import Connection, and_, bindparam, select
+from sqlalchemy import Connection
 
 from autopack_mcp.budgets.caps import (
     CallScope,
     RunCaps,
     ScopeCap,
+    caps_of_call,
     day_number,
-    own_caps_of_call,
     start_of_day,
-    window_caps_of_call,
 )
+from autopack_mcp.budgets.run_facts import run_facts
 from autopack_mcp.budgets.standing_orders import OrderCap, order_caps, orders_about
 from autopack_mcp.config.settings import Settings
-from autopack_mcp.database.bare import BareStatement
-from autopack_mcp.database.tables import phase_caps, runs
-
-_OF_PHASE = and_(phase_caps.c.run_id == runs.c.run_id, phase_caps.c.phase_id == bindparam("wanted_phase"))
-_CAPS_OF_RUN = BareStatement(
-    lambda _: (
-        select(runs.c.token_cap, runs.c.cost_cap_nano, phase_caps.c.token_cap, phase_caps.c.cost_cap_nano)
-        .outerjoin_from(runs, phase_caps, _OF_PHASE)
-        .where(runs.c.run_id == bindparam("wanted_run"))
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +49,25 @@ class RulesInForce:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._window_caps = lru_cache(maxsize=256)(self._find_window_caps)
+        self._without_orders = lru_cache(maxsize=1_024)(self._find_without_orders)
 
     def __call__(self, connection: Connection, call: CallScope, at: datetime) -> CallRules:
         """The rules of a call that is reserved ``at``."""
         run_caps = caps_of_run(connection, call.run_id, call.phase_id)
-        shared = CallScope(call.provider, call.role, call.purpose, call.run_id if call.purpose == "rehearsal" else None)
-        caps = self._window_caps(shared, day_number(at))
-        if run_caps is not None:
-            caps = (*caps, *own_caps_of_call(call, run_caps))
+        rules = self._without_orders(call, day_number(at), run_caps)
         orders = orders_about(connection, call.run_id)
-        levels = self.settings.alert_levels_percent
         if not orders:
-            return CallRules(caps, alert_levels_percent=levels)
+            return rules
         found = order_caps(orders, self.settings, call, run_caps or RunCaps(), at)
         stops = tuple(one for one in found if one.order.action != "tell") if run_caps is not None else ()
-        return CallRules(caps, stops, tuple(one for one in found if one.order.action == "tell"), levels)
+        return replace(rules, stops=stops, tells=tuple(one for one in found if one.order.action == "tell"))
 
-    def _find_window_caps(self, call: CallScope, day: int) -> tuple[ScopeCap, ...]:
-        return window_caps_of_call(self.settings, call, start_of_day(day))
+    def _find_without_orders(self, call: CallScope, day: int, run_caps: RunCaps | None) -> CallRules:
+        caps = caps_of_call(self.settings, call, run_caps or RunCaps(), start_of_day(day))
+        return CallRules(caps, alert_levels_percent=self.settings.alert_levels_percent)
 
 
 def caps_of_run(connection: Connection, run_id: str | None, phase_id: str | None) -> RunCaps | None:
     """A run's own caps and those of one of its phases; None when the database has no such run."""
-    if run_id is None:
-        return None
-    row = _CAPS_OF_RUN.row(connection, {"wanted_run": run_id, "wanted_phase": phase_id})
-    return None if row is None else RunCaps(*row)
+    facts = None if run_id is None else run_facts(connection, run_id)
+    return None if facts is None else facts.caps(phase_id)

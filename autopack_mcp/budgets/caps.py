@@ -7,10 +7,10 @@ and the summaries ask for the same scopes, so that they all measure against the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import quote
 
 from autopack_mcp.clock import from_us, to_us
@@ -23,9 +23,11 @@ _DAY_US = 86_400_000_000
 ScopeKind = Literal["provider", "run", "phase", "role", "global"]
 
 
-@dataclass(frozen=True, slots=True)
-class CallScope:
-    """What a call belongs to: enough to know every scope that counts it."""
+class CallScope(NamedTuple):
+    """What a call belongs to: enough to know every scope that counts it.
+
+    A tuple, because every booking makes one and looks its counters and rules up by it.
+    """
 
     provider: str
     role: str
@@ -34,8 +36,7 @@ class CallScope:
     phase_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RunCaps:
+class RunCaps(NamedTuple):
     """A run's own caps and those of its phase in question, in tokens and nano-dollars; None is uncapped."""
 
     tokens: int | None = None
@@ -105,11 +106,6 @@ def window_scope(prefix: str, kind: ScopeKind, name: str, span: WindowSpan) -> s
     return f"{prefix}{stem}/{span.window}/{span.label}"
 
 
-def spans_at(at: datetime) -> tuple[WindowSpan, ...]:
-    """The day, the week and the month that hold a moment."""
-    return _spans_of_day(day_number(at))
-
-
 def day_number(at: datetime) -> int:
     """UTC days since 1970: what names of counters depend on, and nothing finer does."""
     return to_us(at) // _DAY_US
@@ -144,21 +140,6 @@ def shared_caps(settings: Settings, at: datetime) -> tuple[ScopeCap, ...]:
     """The configured caps of no single provider: every role's and the global ones, as real calls see them."""
     roles = [cap for role, caps in settings.role_caps.items() for cap in _role_caps(role, caps, "", at)]
     return (*roles, *_global_caps(settings.global_caps, "", at))
-
-
-def cap_in_window_of(cap: ScopeCap, moment: datetime) -> ScopeCap:
-    """The same cap, counting in the window that holds ``moment``; a cap without a window is the same at any time.
-
-    Callers work out their caps before the ledger reads the clock, and midnight may lie in between. What is compared
-    must be the counter that is moved.
-    """
-    if cap.window is None:
-        return cap
-    span = next(span for span in spans_at(moment) if span.window == cap.window)
-    if cap.resets_at == span.end:
-        return cap
-    stem, _, _ = cap.scope.rpartition("/")
-    return replace(cap, scope=f"{stem}/{span.label}", resets_at=span.end)
 
 
 def _provider_caps(provider: ProviderSettings, prefix: str, at: datetime) -> Iterator[ScopeCap]:

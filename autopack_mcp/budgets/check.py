@@ -79,7 +79,7 @@ def wrong_counters(connection: Connection, uses: dict[str, ScopeUse] | None = No
         if counter is None:
             yield Difference(f"counter {name}", "the name", "of nothing that is counted", "a provider's, a run's …")
             continue
-        for number in ScopeUse.__dataclass_fields__:
+        for number in ScopeUse._fields:
             found, true = getattr(use, number), getattr(truth[name], number)
             is_start_unknown = counter.is_shadow_window and number.startswith("settled")
             if found < true or (found > true and not is_start_unknown):
@@ -89,7 +89,7 @@ def wrong_counters(connection: Connection, uses: dict[str, ScopeUse] | None = No
 
 def _uses(connection: Connection) -> dict[str, ScopeUse]:
     counters = budget_scopes.c
-    numbers = (counters[number] for number in ScopeUse.__dataclass_fields__)
+    numbers = (counters[number] for number in ScopeUse._fields)
     rows = connection.execute(select(counters.scope, *numbers).order_by(counters.scope))
     return {name: ScopeUse(*use) for name, *use in rows}
 

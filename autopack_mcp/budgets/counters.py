@@ -7,27 +7,27 @@ then on. It compares nothing and denies nothing. The ledger moves the counters; 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from operator import eq, ne
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, func, insert, select, update
 
 from autopack_mcp.budgets.caps import CallScope, ScopeCap
-from autopack_mcp.database.bare import BareStatement
-from autopack_mcp.database.batch import batch_of, flush_batch
+from autopack_mcp.database.bare import BareLookup, BareStatement
+from autopack_mcp.database.batch import flush_batch, kept
 from autopack_mcp.database.tables import budget_scopes, reservations, usage_days, usage_events, usage_phases
 from autopack_mcp.usage.windows import WindowSpan, window_at
 
 _COLUMNS = ("settled_tokens", "reserved_tokens", "settled_nano", "reserved_nano")
-_SHOWN = (budget_scopes.c.scope, *(budget_scopes.c[name] for name in _COLUMNS))
+_STORED = BareLookup((budget_scopes.c.scope, *(budget_scopes.c[name] for name in _COLUMNS)), budget_scopes.c.scope)
 
 
-@dataclass(frozen=True, slots=True)
-class ScopeUse:
-    """One counter as it stands: tokens and nano-dollars that are spent, and that are promised to calls in flight."""
+class ScopeUse(NamedTuple):
+    """One counter as it stands: tokens and nano-dollars that are spent, and that are promised to calls in flight.
+
+    A tuple, because each booking makes one for every counter that it moves.
+    """
 
     settled_tokens: int = 0
     reserved_tokens: int = 0
@@ -59,8 +59,8 @@ def scope_use(connection: Connection, scope: CallScope, cap: ScopeCap, at: datet
 
     ``at`` is a moment in the cap's window; ``scope`` says whose calls count (its provider, its run, whether rehearsed).
     """
-    row = _read(1).row(connection, {"name0": cap.scope})
-    return _seed(connection, scope, cap, at) if row is None else ScopeUse(*row[1:])
+    rows = _STORED.rows(connection, (cap.scope,))
+    return ScopeUse(*rows[0][1:]) if rows else _seed(connection, scope, cap, at)
 
 
 def counted_uses(
@@ -73,12 +73,13 @@ def counted_uses(
     by_scope = {cap.scope: cap for cap in caps}
     if not by_scope:
         return {}
-    uses = _uses(connection, by_scope)
+    counters = kept(connection, KeptCounters)
+    uses = counters.uses(connection, by_scope)
     for name in by_scope.keys() - uses.keys():
         uses[name] = _seed(connection, scope, by_scope[name], at)
         numbers = {column: getattr(uses[name], column) for column in _COLUMNS}
         connection.execute(insert(budget_scopes), {"scope": name, **numbers})
-        _forget(connection, name)
+        counters.forget(name)
     return uses
 
 
@@ -88,51 +89,30 @@ def move(connection: Connection, names: Collection[str], delta: ScopeUse) -> dic
     Returns:
         The counters that exist, as they stand now.
     """
-    batch = batch_of(connection)
-    if batch is not None:
-        return batch.keeper(_KeptCounters).move(connection, names, delta)
-    parameters = {
-        **_named(names),
-        "delta_settled_tokens": delta.settled_tokens,
-        "delta_reserved_tokens": delta.reserved_tokens,
-        "delta_settled_nano": delta.settled_nano,
-        "delta_reserved_nano": delta.reserved_nano,
-    }
-    rows = _move(len(names)).rows(connection, parameters)
-    return {row[0]: ScopeUse(*row[1:]) for row in rows}
+    return kept(connection, KeptCounters).move(connection, names, delta)
 
 
-def _uses(connection: Connection, names: Collection[str]) -> dict[str, ScopeUse]:
-    """Those of these counters that exist."""
-    batch = batch_of(connection)
-    if batch is not None:
-        return batch.keeper(_KeptCounters).uses(connection, names)
-    return _stored_uses(connection, names)
-
-
-def _forget(connection: Connection, name: str) -> None:
-    batch = batch_of(connection)
-    if batch is not None:
-        batch.keeper(_KeptCounters).forget(name)
-
-
-def _stored_uses(connection: Connection, names: Collection[str]) -> dict[str, ScopeUse]:
-    return {row[0]: ScopeUse(*row[1:]) for row in _read(len(names)).rows(connection, _named(names))}
-
-
-class _KeptCounters:
+class KeptCounters:
     """The counters that the bookings of one transaction have to do with; None stands for one that does not exist."""
 
     def __init__(self) -> None:
         self._kept: dict[str, ScopeUse | None] = {}
+        self._foreseen: set[str] = set()
         self._moved: set[str] = set()
+
+    def foresee(self, names: Iterable[str]) -> None:
+        """Read these together with whatever is read next."""
+        self._foreseen.update(names)
 
     def uses(self, connection: Connection, names: Collection[str]) -> dict[str, ScopeUse]:
         """Those of these that exist, read from the table only the first time."""
-        if unread := [name for name in names if name not in self._kept]:
-            stored = _stored_uses(connection, unread)
-            self._kept.update((name, stored.get(name)) for name in unread)
-        return {name: use for name in names if (use := self._kept[name]) is not None}
+        known = self._kept
+        if not known.keys() >= set(names):
+            wanted = self._foreseen.union(names) - known.keys()
+            self._foreseen.clear()
+            known.update(dict.fromkeys(wanted))
+            known.update((row[0], ScopeUse(*row[1:])) for row in _STORED.rows(connection, wanted))
+        return {name: use for name in names if (use := known[name]) is not None}
 
     def move(self, connection: Connection, names: Collection[str], delta: ScopeUse) -> dict[str, ScopeUse]:
         """See ``move``."""
@@ -160,30 +140,6 @@ class _KeptCounters:
 _STORE = BareStatement(
     lambda _: update(budget_scopes).where(budget_scopes.c.scope == bindparam("same_scope")), _COLUMNS
 )
-
-
-def _named(names: Collection[str]) -> dict[str, Any]:
-    return dict(zip(_parameters(len(names)), names, strict=True))
-
-
-@cache
-def _parameters(count: int) -> tuple[str, ...]:
-    return tuple(f"name{index}" for index in range(count))
-
-
-def _is_one_of(count: int) -> ColumnElement[bool]:
-    return budget_scopes.c.scope.in_([bindparam(name) for name in _parameters(count)])
-
-
-@cache
-def _read(count: int) -> BareStatement:
-    return BareStatement(lambda _: select(*_SHOWN).where(_is_one_of(count)))
-
-
-@cache
-def _move(count: int) -> BareStatement:
-    moved = {name: budget_scopes.c[name] + bindparam(f"delta_{name}") for name in _COLUMNS}
-    return BareStatement(lambda _: update(budget_scopes).where(_is_one_of(count)).values(moved).returning(*_SHOWN))
 
 
 def _seed(connection: Connection, scope: CallScope, cap: ScopeCap, at: datetime) -> ScopeUse:

@@ -10,27 +10,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
-from sqlalchemy import Connection, String, and_, bindparam, insert, select, union_all, update
+from sqlalchemy import Connection, bindparam, select
 
 from autopack_mcp.budgets.alerts import raise_alerts
 from autopack_mcp.budgets.breaches import record_breaches
 from autopack_mcp.budgets.call_rules import CallRules, RulesInForce, RulesOf
-from autopack_mcp.budgets.caps import CallScope, cap_in_window_of, scopes_of_call
-from autopack_mcp.budgets.counters import ScopeUse, counted_uses, move, scope_use
+from autopack_mcp.budgets.caps import CallScope, scopes_of_call
+from autopack_mcp.budgets.counters import KeptCounters, ScopeUse, counted_uses, move, scope_use
 from autopack_mcp.budgets.denials import Wanted, denials_of
 from autopack_mcp.budgets.firings import fire_stop, fire_tells
+from autopack_mcp.budgets.reservations import Ending, KeptReservations, ReservationRow, overdue
+from autopack_mcp.budgets.run_facts import KeptRuns, run_facts
 from autopack_mcp.call_spans import call_span
 from autopack_mcp.clock import Clock, from_us, to_us
 from autopack_mcp.config.settings import Settings
 from autopack_mcp.database.bare import BareStatement
-from autopack_mcp.database.batch import takes_part
+from autopack_mcp.database.batch import Batch, flush_batch, kept, nothing, takes_part
 from autopack_mcp.database.engine import Database
-from autopack_mcp.database.tables import reservations, runs, usage_events
+from autopack_mcp.database.tables import usage_events
 from autopack_mcp.errors import Denial, ImpossibleTokenCounts, LeaseLost, UnknownCall, UsageConflict, UsageTooOld
 from autopack_mcp.traces.spans import write_span
-from autopack_mcp.usage.event import Purpose, TokenCounts, UsageEvent
+from autopack_mcp.usage.booked import KeptBookings, is_booked
+from autopack_mcp.usage.event import TokenCounts, UsageEvent
 from autopack_mcp.usage.pruning import LEAST_KEPT_DAYS
 from autopack_mcp.usage.rollup import Charge, book, booked_event, rebook
 from autopack_mcp.usage.true_sums import pruned_before
@@ -41,52 +43,6 @@ __all__ = [
 ]  # fmt: skip
 
 
-class _Row(NamedTuple):
-    """A reservation as the driver gives it; times are microseconds."""
-
-    call_id: str
-    provider: str
-    model: str
-    role: str
-    purpose: Purpose
-    run_id: str | None
-    phase_id: str | None
-    attempt: int | None
-    category: str | None
-    bound_input: int
-    bound_output: int
-    bound_nano: int | None
-    state: str
-    reserved_at: int
-
-    @property
-    def scope(self) -> CallScope:
-        return CallScope(self.provider, self.role, self.purpose, self.run_id, self.phase_id)
-
-    @property
-    def promise(self) -> Charge:
-        return Charge(self.bound_input + self.bound_output, self.bound_nano or 0)
-
-
-_ROW = tuple(reservations.c[name] for name in _Row._fields)
-_FIND = BareStatement(lambda _: select(*_ROW).where(reservations.c.call_id == bindparam("wanted_call")))
-_OVERDUE = BareStatement(
-    lambda _: (
-        select(*_ROW)
-        .where(reservations.c.state == "held", reservations.c.lease_expires_at < bindparam("now_us"))
-        .order_by(reservations.c.call_id)
-    )
-)
-_IS_KNOWN = BareStatement(
-    lambda _: union_all(
-        select(usage_events.c.call_id).where(usage_events.c.call_id == bindparam("wanted_call")),
-        select(reservations.c.call_id).where(reservations.c.call_id == bindparam("wanted_call")),
-        select(usage_events.c.call_id).where(
-            usage_events.c.provider == bindparam("wanted_provider"),
-            usage_events.c.response_id == bindparam("wanted_response", type_=String),
-        ),
-    )
-)
 _TWIN = BareStatement(
     lambda _: (
         select(usage_events.c.call_id)
@@ -96,19 +52,6 @@ _TWIN = BareStatement(
         )
         .order_by(usage_events.c.recorded_at.desc())
         .limit(1)
-    )
-)
-_PROMISE = BareStatement(lambda _: insert(reservations))
-_END = BareStatement(
-    lambda _: (
-        update(reservations)
-        .where(reservations.c.call_id == bindparam("ended_call"), reservations.c.state == "held")
-        .values(state=bindparam("new_state"), resolved_at=bindparam("end_us"))
-    )
-)
-_FENCE = BareStatement(
-    lambda _: select(runs.c.run_id).where(
-        and_(runs.c.run_id == bindparam("wanted_run"), runs.c.lease_token == bindparam("wanted_token"))
     )
 )
 
@@ -219,7 +162,32 @@ class Ledger:
         self._database.write_now(book_external, event, self.rules(), self._clock.now())
 
 
-@takes_part
+def _foresee_reserve(batch: Batch, reservation: Reservation, _rules: RulesOf, _fence: object, now: datetime,
+                     **_: object) -> None:  # fmt: skip
+    _foresee_call(batch, reservation.scope, now)
+
+
+def foresee_settle(batch: Batch, event: UsageEvent, *_: object) -> None:
+    """What ``settle`` asks for: its reservation, and what the call is counted in."""
+    batch.keeper(KeptReservations).foresee(event.call_id)
+    _foresee_call(batch, _scope_of_event(event), event.occurred_at)
+
+
+def _foresee_release(batch: Batch, call_id: str, *_: object) -> None:
+    batch.keeper(KeptReservations).foresee(call_id)
+
+
+def _foresee_external(batch: Batch, event: UsageEvent, *_: object) -> None:
+    foresee_settle(batch, event)
+    batch.keeper(KeptBookings).foresee(event)
+
+
+def _foresee_call(batch: Batch, scope: CallScope, at: datetime) -> None:
+    batch.keeper(KeptCounters).foresee(scopes_of_call(scope, at))
+    batch.keeper(KeptRuns).foresee(scope.run_id)
+
+
+@takes_part(_foresee_reserve)
 def reserve(
     connection: Connection,
     reservation: Reservation,
@@ -238,11 +206,11 @@ def reserve(
         return denial
     promised = ScopeUse(reserved_tokens=reservation.bound_tokens, reserved_nano=reservation.bound_nano or 0)
     move(connection, scopes_of_call(reservation.scope, now), promised)
-    _PROMISE.run(connection, _reservation_row(reservation, now))
+    kept(connection, KeptReservations).add(_reservation_row(reservation, now))
     return now
 
 
-@takes_part
+@takes_part(foresee_settle)
 def settle(connection: Connection, event: UsageEvent, rules_of: RulesOf, now: datetime) -> None:
     """See ``Ledger.settle``."""
     row = _reservation(connection, event.call_id)
@@ -262,7 +230,7 @@ def settle(connection: Connection, event: UsageEvent, rules_of: RulesOf, now: da
         _check_same(event, booked[0])
 
 
-@takes_part
+@takes_part(_foresee_release)
 def release(connection: Connection, call_id: str, now: datetime) -> bool:
     """See ``Ledger.release``."""
     row = _reservation(connection, call_id)
@@ -272,9 +240,11 @@ def release(connection: Connection, call_id: str, now: datetime) -> bool:
     return True
 
 
+@takes_part(nothing)
 def expire_overdue(connection: Connection, rules_of: RulesOf, now: datetime) -> int:
     """See ``Ledger.expire_overdue``."""
-    rows = [_Row(*found) for found in _OVERDUE.rows(connection, {"now_us": to_us(now)})]
+    flush_batch(connection)  # Which are overdue the table says.
+    rows = overdue(connection, now)
     for row in rows:
         event = _expired_event(row)
         book(connection, event, row.promise, now)
@@ -285,10 +255,10 @@ def expire_overdue(connection: Connection, rules_of: RulesOf, now: datetime) -> 
     return len(rows)
 
 
-@takes_part
+@takes_part(_foresee_external)
 def book_external(connection: Connection, event: UsageEvent, rules_of: RulesOf, now: datetime) -> None:
     """See ``Ledger.book_external``; idempotent on ``call_id``, and on the provider's answer, of which the last wins."""
-    if _is_known(connection, event):
+    if is_booked(connection, event) or _found_reservation(connection, event.call_id) is not None:
         _book_known(connection, event, rules_of, now)
         return
     _check_age(connection, event, now)
@@ -302,7 +272,8 @@ def book_external(connection: Connection, event: UsageEvent, rules_of: RulesOf, 
 
 
 def _check_fence(connection: Connection, fence: RunFence) -> None:
-    if _FENCE.row(connection, {"wanted_run": fence.run_id, "wanted_token": fence.lease_token}) is None:
+    facts = run_facts(connection, fence.run_id)
+    if facts is None or facts.lease_token != fence.lease_token:
         raise LeaseLost(fence.run_id)
 
 
@@ -310,7 +281,7 @@ def _denial(
     connection: Connection, call: Reservation, rules: CallRules, now: datetime, *, will_wait: bool
 ) -> Denial | None:
     """The denial to answer with, None when the call fits; a standing order comes first, for it stops the run."""
-    caps = [cap_in_window_of(cap, now) for cap in rules.caps]
+    caps = rules.caps
     uses = counted_uses(connection, call.scope, [*caps, *(stop.cap for stop in rules.stops)], now)
     wanted = Wanted(call.call_id, call.model, call.bound_tokens, call.bound_nano, call.is_rough)
     stopped = fire_stop(connection, rules.stops, uses, wanted, call.scope.run_id, now, will_wait=will_wait)
@@ -325,7 +296,7 @@ def _denial(
 # ── booking ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _charge(event: UsageEvent, row: _Row) -> Charge:
+def _charge(event: UsageEvent, row: ReservationRow) -> Charge:
     """What a settled call weighs: its truth, or its whole promise while only a lower bound of the truth is known."""
     promise = row.promise
     if event.usage_source == "provider":
@@ -337,7 +308,7 @@ def _excess(charge: Charge, before: Charge) -> Charge:
     return Charge(charge.tokens - before.tokens, charge.nano_usd - before.nano_usd)
 
 
-def _as_reserved(event: UsageEvent, row: _Row) -> UsageEvent:
+def _as_reserved(event: UsageEvent, row: ReservationRow) -> UsageEvent:
     # What was promised decides who pays and in which window, even when the call ends after midnight (contract 15):
     # otherwise the sums of the events and the counters would disagree.
     at = from_us(row.reserved_at)
@@ -370,16 +341,6 @@ def _correct(
     _measure(connection, event, uses, rules_of, excess, now)
 
 
-def _is_known(connection: Connection, event: UsageEvent) -> bool:
-    """Whether the call is booked or reserved, or its answer booked under another call id; one look for all three."""
-    wanted = {
-        "wanted_call": event.call_id,
-        "wanted_provider": event.provider,
-        "wanted_response": event.response_id or None,
-    }
-    return _IS_KNOWN.row(connection, wanted) is not None
-
-
 def _book_known(connection: Connection, event: UsageEvent, rules_of: RulesOf, now: datetime) -> None:
     booked = booked_event(connection, event.call_id)
     if booked is not None:
@@ -396,8 +357,8 @@ def _same_answer(connection: Connection, event: UsageEvent) -> tuple[UsageEvent,
     """The newest booking of the provider's same answer, under whatever call id; None when it is not booked."""
     if not event.response_id:
         return None
-    wanted = {"wanted_provider": event.provider, "wanted_response": event.response_id}
-    found = _TWIN.row(connection, wanted)
+    flush_batch(connection)
+    found = _TWIN.row(connection, {"wanted_provider": event.provider, "wanted_response": event.response_id})
     return None if found is None else booked_event(connection, found[0])
 
 
@@ -445,7 +406,7 @@ def _measure(
     """What a booking brought to light: caps it has passed (``excess`` was never promised), levels it has reached."""
     scope, at = _scope_of_event(event), event.occurred_at
     rules = rules_of(connection, scope, at)
-    caps = [cap_in_window_of(cap, at) for cap in rules.caps]
+    caps = rules.caps
     measured = [*caps, *(tell.cap for tell in rules.tells)]
     if missing := [cap for cap in measured if cap.scope not in uses]:
         uses = {**uses, **counted_uses(connection, scope, missing, at)}
@@ -455,22 +416,22 @@ def _measure(
     fire_tells(connection, rules.tells, uses, event.call_id, event.run_id, now)
 
 
-def _found_reservation(connection: Connection, call_id: str) -> _Row | None:
-    found = _FIND.row(connection, {"wanted_call": call_id})
-    return None if found is None else _Row(*found)
+def _found_reservation(connection: Connection, call_id: str) -> ReservationRow | None:
+    return kept(connection, KeptReservations).find(connection, call_id)
 
 
-def _reservation(connection: Connection, call_id: str) -> _Row:
+def _reservation(connection: Connection, call_id: str) -> ReservationRow:
     row = _found_reservation(connection, call_id)
     if row is None:
         raise UnknownCall(call_id)
     return row
 
 
-def _resolve(connection: Connection, row: _Row, state: str, charge: Charge, now: datetime) -> dict[str, ScopeUse]:
+def _resolve(
+    connection: Connection, row: ReservationRow, state: Ending, charge: Charge, now: datetime
+) -> dict[str, ScopeUse]:
     """End a held reservation: its promise leaves the counters of its own windows, ``charge`` enters them."""
-    ended = _END.run(connection, {"ended_call": row.call_id, "new_state": state, "end_us": to_us(now)})
-    assert ended == 1, "the row was read as held in this transaction"
+    kept(connection, KeptReservations).end(row, state, now)
     promise = row.promise
     delta = ScopeUse(charge.tokens, -promise.tokens, charge.nano_usd, -promise.nano_usd)
     return move(connection, scopes_of_call(row.scope, from_us(row.reserved_at)), delta)
@@ -507,7 +468,7 @@ def _reservation_row(reservation: Reservation, now: datetime) -> dict[str, objec
     }
 
 
-def _expired_event(row: _Row) -> UsageEvent:
+def _expired_event(row: ReservationRow) -> UsageEvent:
     return UsageEvent(
         call_id=row.call_id,
         provider=row.provider,

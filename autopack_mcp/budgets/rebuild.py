@@ -52,5 +52,5 @@ def _rebuild(connection: Connection, names: tuple[str, ...], now: datetime) -> N
             continue
         at = now if counter.span is None else counter.span.start
         use = scope_use(connection, counter.call, counter.cap(), at)
-        numbers = {number: getattr(use, number) for number in ScopeUse.__dataclass_fields__}
+        numbers = {number: getattr(use, number) for number in ScopeUse._fields}
         connection.execute(insert(budget_scopes).values(scope=name, **numbers))

@@ -322,7 +322,7 @@ def _caps_of_order(
     elif order.unit == "nano_usd":
         yield OrderCap(order, replace(bare, allowance_nano=order.threshold), counts_call)
     else:
-        measured = replace(call, provider=order.provider or call.provider)
+        measured = call._replace(provider=order.provider or call.provider)
         for cap in caps_of_call(settings, measured, run_caps, at):
             if cap.scope == bare.scope:
                 yield OrderCap(order, _share_of(cap, order.threshold, bare.label), counts_call)

@@ -7,11 +7,15 @@ plain driver values: times are integer microseconds, JSON is text. The ledger, i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import ClauseElement, Connection, Dialect
+from sqlalchemy import ClauseElement, ColumnElement, Connection, Dialect, bindparam, select
 from sqlalchemy.exc import DBAPIError
+
+_LOOKUP_LIMIT = 256  # Values in one question: beyond that the statement itself gets long.
 
 
 class BareStatement:
@@ -23,24 +27,26 @@ class BareStatement:
     def __init__(self, build: Callable[[Dialect], ClauseElement], columns: Sequence[str] | None = None) -> None:
         self._build = build
         self._columns = columns
-        self._texts: dict[str, tuple[str, Mapping[str, Any]]] = {}
+        self._forms: dict[str, _Form] = {}
 
     def run(self, connection: Connection, parameters: Mapping[str, Any]) -> int:
         """Run it; the number of rows it changed."""
         changed: int = self._executed(connection, parameters).rowcount
         return changed
 
-    def run_many(self, connection: Connection, parameters: Sequence[Mapping[str, Any]]) -> None:
-        """Run it once for each mapping."""
+    def run_many(self, connection: Connection, parameters: Sequence[Mapping[str, Any]]) -> int:
+        """Run it once for each mapping; the number of rows it changed in all."""
         if not parameters:
-            return
+            return 0
         dialect = connection.dialect
-        text, constants = self._texts.get(dialect.driver) or self._compiled(dialect)
-        raw: Any = connection.connection.dbapi_connection
+        form = self._form(dialect)
+        cursor = _driver(connection).cursor()
         try:
-            raw.cursor().executemany(text, [{**constants, **one} for one in parameters] if constants else parameters)
+            cursor.executemany(form.text, [form.values(one) for one in parameters])
         except dialect.loaded_dbapi.Error as error:
-            raise DBAPIError(text, None, error) from error
+            raise DBAPIError(form.text, None, error) from error
+        changed: int = cursor.rowcount
+        return changed
 
     def rows(self, connection: Connection, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Run it; every row that it returns, in the order of its columns."""
@@ -55,20 +61,82 @@ class BareStatement:
     def _executed(self, connection: Connection, parameters: Mapping[str, Any]) -> Any:
         """The driver's cursor; it is closed when it is dropped, and read to its end before that."""
         dialect = connection.dialect
-        text, constants = self._texts.get(dialect.driver) or self._compiled(dialect)
-        # The pool's connection and not the driver's own: under an async engine that one is the adapter we may call.
-        raw: Any = connection.connection.dbapi_connection
+        form = self._form(dialect)
         try:
-            return raw.execute(text, {**constants, **parameters} if constants else parameters)
+            return _driver(connection).execute(form.text, form.values(parameters))
         except dialect.loaded_dbapi.Error as error:
             # In the shape in which SQLAlchemy itself raises it, so that there is one way to translate a refusal.
-            raise DBAPIError(text, None, error) from error
+            raise DBAPIError(form.text, None, error) from error
 
-    def _compiled(self, dialect: Dialect) -> tuple[str, Mapping[str, Any]]:
-        """The text, and the values that stand in the statement itself (``state == "held"``)."""
-        # With parameters by name on every driver, so that one mapping serves them all.
-        style: Any = {"paramstyle": "named" if dialect.name == "sqlite" else "pyformat"}
-        compiled = self._build(dialect).compile(dialect=type(dialect)(**style), column_keys=self._columns)
+    def _form(self, dialect: Dialect) -> _Form:
+        return self._forms.get(dialect.driver) or self._forms.setdefault(dialect.driver, self._compiled(dialect))
+
+    def _compiled(self, dialect: Dialect) -> _Form:
+        # By position: a driver looks every name up anew in every row.
+        style: Any = {"paramstyle": "qmark" if dialect.name == "sqlite" else "format"}
+        compiled: Any = self._build(dialect).compile(dialect=type(dialect)(**style), column_keys=self._columns)
+        # What stands in the statement itself (``state == "held"``) nobody passes.
         constants = {name: value for name, value in compiled.params.items() if value is not None}
-        self._texts[dialect.driver] = str(compiled), constants
-        return self._texts[dialect.driver]
+        return _Form(str(compiled), tuple(compiled.positiontup), constants)
+
+
+class _Form:
+    """A statement as one driver takes it: its text, and how a mapping becomes the values of its places."""
+
+    def __init__(self, text: str, names: tuple[str, ...], constants: Mapping[str, Any]) -> None:
+        self.text = text
+        self._names = names
+        self._constants = constants
+        self._pick = itemgetter(*names) if len(names) > 1 else None
+
+    def values(self, parameters: Mapping[str, Any]) -> Sequence[Any]:
+        """The values in their order."""
+        given = {**self._constants, **parameters} if self._constants else parameters
+        if self._pick is None:
+            return [given[name] for name in self._names]
+        values: tuple[Any, ...] = self._pick(given)
+        return values
+
+
+def _driver(connection: Connection) -> Any:
+    # The pool's connection and not the driver's own: under an async engine that one is the adapter we may call.
+    return connection.connection.dbapi_connection
+
+
+class BareLookup:
+    """Rows by one of their columns, for any number of its values at once. Build it once, at the top of a module.
+
+    ``where`` is what holds for all of them besides; its parameters are given with each question.
+    """
+
+    def __init__(
+        self, shown: Sequence[ColumnElement[Any]], key: ColumnElement[Any], where: Sequence[ColumnElement[bool]] = ()
+    ) -> None:
+        self._shown = shown
+        self._key = key
+        self._where = where
+        self._statements: dict[int, BareStatement] = {}
+
+    def rows(self, connection: Connection, values: Collection[str], **parameters: Any) -> list[tuple[Any, ...]]:
+        """Every row whose key is one of ``values``, in no order."""
+        wanted = list(values)
+        chunks = (wanted[start : start + _LOOKUP_LIMIT] for start in range(0, len(wanted), _LOOKUP_LIMIT))
+        return [row for chunk in chunks for row in self._some(connection, chunk, parameters)]
+
+    def _some(self, connection: Connection, wanted: list[str], parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        # Filled up to a power of two, so that a handful of statements serves every number.
+        size = 1 << (len(wanted) - 1).bit_length()
+        wanted += wanted[-1:] * (size - len(wanted))
+        statement = self._statements.get(size)
+        if statement is None:
+            statement = self._statements[size] = self._statement(size)
+        return statement.rows(connection, {**parameters, **dict(zip(_names(size), wanted, strict=True))})
+
+    def _statement(self, size: int) -> BareStatement:
+        wanted = self._key.in_([bindparam(name) for name in _names(size)])
+        return BareStatement(lambda _: select(*self._shown).where(*self._where, wanted))
+
+
+@cache
+def _names(count: int) -> tuple[str, ...]:
+    return tuple(f"wanted{index}" for index in range(count))

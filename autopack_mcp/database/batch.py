@@ -1,19 +1,21 @@
-"""What the operations of one transaction have worked out and not written yet.
+"""What the operations of one transaction have read together, worked out, and not written yet.
 
-Of 32 bookings in a transaction most move the same few counters and sums; kept in memory, each row is written once and
-not 32 times (benchmarks/ledger.py). It owns *when* they are written: before the commit, and before any operation that
-does not take part and might read those rows. What is kept is its keepers' business: the counters and the rollups.
+Of 32 bookings in a transaction most move the same few counters and sums; kept in memory, each row is read with all the
+others and written once, not 32 times (benchmarks/ledger.py). It owns *when* that happens: what operations foresee to
+need is read at the first need of any of them; what they moved is written before the commit, and before any operation
+that does not take part and might read those rows. What is kept is its keepers' business: counters, rollups, events.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
-_KEY = "autopack_batch"  # Where a connection carries its batch, for the length of one transaction.
+_open: dict[Connection, Batch] = {}  # The batch of each connection that has one, for the length of one transaction.
 
 
 class Keeper(Protocol):
@@ -51,37 +53,68 @@ class Batch:
     def suspended(self) -> Iterator[None]:
         """For an operation that does not take part: it finds every row written, and writes its own itself."""
         self.flush()
-        del self._connection.info[_KEY]
+        del _open[self._connection]
         yield
-        self._connection.info[_KEY] = self
+        _open[self._connection] = self
 
 
-def takes_part(operation: F) -> F:
-    """Mark an operation that reads and moves the rows of keepers only through them."""
-    operation.takes_part_in_batch = True  # type: ignore[attr-defined]  # functions carry what is said of them
-    return operation
+# Called with the batch and the arguments of its operation, before any operation of the batch runs.
+Foresight = Callable[..., None]
 
 
-def does_take_part(operation: Callable[..., Any]) -> bool:
-    """Whether an operation is marked by ``takes_part``."""
-    return getattr(operation, "takes_part_in_batch", False)
+def takes_part(foresee: Foresight) -> Callable[[F], F]:
+    """Mark an operation that reads and moves the rows of keepers only through them.
+
+    Called by itself it is a batch of one. ``foresee`` tells the keepers what the operation will ask them for, so that
+    what the operations of a batch need is read together; it reads nothing itself.
+    """
+
+    def marked(operation: F) -> F:
+        @wraps(operation)
+        def in_batch(connection: Connection, *args: Any, **kwargs: Any) -> Any:
+            if batch_of(connection) is not None:
+                return operation(connection, *args, **kwargs)
+            with batch_on(connection) as batch:
+                foresee(batch, *args, **kwargs)
+                return operation(connection, *args, **kwargs)
+
+        in_batch.foresight = foresee  # type: ignore[attr-defined]  # functions carry what is said of them
+        return in_batch  # type: ignore[return-value]  # it takes and returns the same
+
+    return marked
+
+
+def nothing(_batch: Batch, *_arguments: object, **_named: object) -> None:
+    """The foresight of an operation that finds out only on its way what it needs."""
+
+
+def foresight_of(operation: Callable[..., Any]) -> Foresight | None:
+    """How an operation that is marked by ``takes_part`` foresees what it needs; None for any other."""
+    found: Foresight | None = getattr(operation, "foresight", None)
+    return found
 
 
 @contextmanager
 def batch_on(connection: Connection) -> Iterator[Batch]:
     """Keep rows in memory until the block ends well; whatever goes wrong, the next transaction starts without them."""
-    batch = connection.info[_KEY] = Batch(connection)
+    batch = _open[connection] = Batch(connection)
     try:
         yield batch
         batch.flush()
     finally:
-        connection.info.pop(_KEY, None)
+        _open.pop(connection, None)
 
 
 def batch_of(connection: Connection) -> Batch | None:
     """The batch that this connection's transaction belongs to; None where every row is written at once."""
-    found: Batch | None = connection.info.get(_KEY)
-    return found
+    return _open.get(connection)
+
+
+def kept(connection: Connection, kind: type[K]) -> K:
+    """The keeper of a kind in the batch of this connection; only for what an operation that takes part calls."""
+    batch = batch_of(connection)
+    assert batch is not None, "whoever moves kept rows is marked by takes_part"
+    return batch.keeper(kind)
 
 
 def flush_batch(connection: Connection) -> None:

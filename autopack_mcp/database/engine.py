@@ -18,7 +18,7 @@ from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, make_ur
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from autopack_mcp.database import postgres, sqlite
-from autopack_mcp.database.batch import does_take_part
+from autopack_mcp.database.batch import foresight_of
 from autopack_mcp.database.writer import Writer
 from autopack_mcp.errors import DatabaseError, DatabaseUnusable
 
@@ -74,14 +74,18 @@ class Database:
         The operation may run more than once (a neighbour in the batch failed) and must therefore do nothing but talk to
         the connection. If it raises, nothing of it is written. Cancelling the caller does not stop the write.
         """
+        foresight = foresight_of(operation)
         return await self._writer.submit_from_loop(
-            lambda connection: operation(connection, *args, **kwargs), takes_part=does_take_part(operation)
+            lambda connection: operation(connection, *args, **kwargs),
+            foresee=None if foresight is None else lambda batch: foresight(batch, *args, **kwargs),
         )
 
     def write_now(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """``write`` for callers without an event loop."""
+        foresight = foresight_of(operation)
         return self._writer.submit(
-            lambda connection: operation(connection, *args, **kwargs), takes_part=does_take_part(operation)
+            lambda connection: operation(connection, *args, **kwargs),
+            foresee=None if foresight is None else lambda batch: foresight(batch, *args, **kwargs),
         ).result()
 
     def read_kept(self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from autopack_mcp.database.batch import batch_on
+from autopack_mcp.database.batch import Batch, batch_on
 from autopack_mcp.errors import DatabaseError
 
 T = TypeVar("T")
@@ -30,12 +30,12 @@ RETRY_LIMIT = 5  # Serialization failures of PostgreSQL are retried at most this
 
 
 class _Waiting(NamedTuple):
-    """An operation, whether it takes part in the batch (see ``batch``), and whom to answer: a thread (``loop`` is None)
-    or a task of an event loop.
+    """An operation, what it foresees to need when it takes part in the batch (see ``batch``), and whom to answer: a
+    thread (``loop`` is None) or a task of an event loop.
     """
 
     operation: Callable[[Connection], Any]
-    takes_part: bool
+    foresee: Callable[[Batch], None] | None
     answer: Future[Any] | AsyncioFuture[Any]
     loop: AbstractEventLoop | None = None
 
@@ -67,11 +67,13 @@ class Writer:
         self._has_resumed = Event()  # Whoever was answered in company has had the chance to ask again.
         self._has_resumed.set()
 
-    def submit(self, operation: Callable[[Connection], T], *, takes_part: bool = False) -> Future[T]:
+    def submit(
+        self, operation: Callable[[Connection], T], *, foresee: Callable[[Batch], None] | None = None
+    ) -> Future[T]:
         """Queue an operation; the future is done after the commit, or failed with nothing of the operation written.
 
-        The future cannot be cancelled: what was asked to be written is written. ``takes_part`` says that it reads and
-        moves kept rows only through their keepers.
+        The future cannot be cancelled: what was asked to be written is written. ``foresee`` is given by an operation
+        that reads and moves kept rows only through their keepers.
 
         Raises:
             DatabaseError: the database is closed.
@@ -79,14 +81,16 @@ class Writer:
         answer: Future[T] = Future()
         # From here on ``cancel`` has no effect: a caller that gives up neither undoes the write nor trips the writer.
         answer.set_running_or_notify_cancel()
-        self._enqueue(_Waiting(operation, takes_part, answer))
+        self._enqueue(_Waiting(operation, foresee, answer))
         return answer
 
-    def submit_from_loop(self, operation: Callable[[Connection], T], *, takes_part: bool = False) -> AsyncioFuture[T]:
+    def submit_from_loop(
+        self, operation: Callable[[Connection], T], *, foresee: Callable[[Batch], None] | None = None
+    ) -> AsyncioFuture[T]:
         """The same for the running event loop, which is woken once for a whole batch and not for each answer."""
         loop = get_running_loop()
         answer: AsyncioFuture[T] = loop.create_future()
-        self._enqueue(_Waiting(operation, takes_part, answer, loop))
+        self._enqueue(_Waiting(operation, foresee, answer, loop))
         return answer
 
     def _enqueue(self, waiting: _Waiting) -> None:
@@ -198,7 +202,10 @@ def _results(connection: Connection, batch: list[_Waiting]) -> list[Any]:
     results = []
     with batch_on(connection) as kept:
         for waiting in batch:
-            if waiting.takes_part:
+            if waiting.foresee is not None:
+                waiting.foresee(kept)
+        for waiting in batch:
+            if waiting.foresee is not None:
                 results.append(waiting.operation(connection))
             else:
                 with kept.suspended():

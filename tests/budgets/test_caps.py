@@ -9,7 +9,6 @@ import pytest
 from autopack_mcp.budgets.caps import (
     RunCaps,
     ScopeCap,
-    cap_in_window_of,
     caps_of_call,
     provider_caps,
     scopes_of_call,
@@ -22,7 +21,7 @@ from autopack_mcp.config.settings import (
     Settings,
     WindowCap,
 )
-from tests.factories import NOON, call_scope, provider_settings, run_cap, window_cap
+from tests.factories import NOON, call_scope, provider_settings, window_cap
 
 BEFORE_MIDNIGHT = datetime(2026, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 AFTER_MIDNIGHT = datetime(2027, 1, 1, tzinfo=UTC)
@@ -126,22 +125,6 @@ def test_the_caps_of_a_rehearsal_are_those_of_its_shadow_counters() -> None:
     scope = call_scope(purpose="rehearsal")
     caps = caps_of_call(settings_with(provider), scope, RunCaps(tokens=7), NOON)
     assert {cap.scope for cap in caps} <= set(scopes_of_call(scope, NOON))
-
-
-@pytest.mark.parametrize("window", ["day", "week", "month"])
-@pytest.mark.parametrize("purpose", ["run", "rehearsal"])
-def test_a_cap_worked_out_before_midnight_counts_in_the_window_after_it(window, purpose) -> None:
-    settings = settings_with(provider_settings(WindowCap(window, tokens=10)))
-    scope = call_scope(purpose=purpose)
-    (before,) = caps_of_call(settings, scope, RunCaps(), BEFORE_MIDNIGHT)
-    (after,) = caps_of_call(settings, scope, RunCaps(), AFTER_MIDNIGHT)
-    assert cap_in_window_of(before, AFTER_MIDNIGHT) == after
-    assert cap_in_window_of(after, BEFORE_MIDNIGHT) == before
-    assert after.scope in scopes_of_call(scope, AFTER_MIDNIGHT)
-
-
-def test_the_cap_of_a_run_is_the_same_at_any_time() -> None:
-    assert cap_in_window_of(run_cap(tokens=5), AFTER_MIDNIGHT) == run_cap(tokens=5)
 
 
 def test_a_window_cap_of_the_factory_is_the_one_the_settings_make() -> None:

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection, select
 
 from autopack_mcp.budgets import ledger as operations
-from autopack_mcp.budgets.caps import ScopeCap, cap_in_window_of
+from autopack_mcp.budgets.caps import ScopeCap
 from autopack_mcp.budgets.ledger import Ledger, Reservation, RunFence, ScopeUse, scope_use
 from autopack_mcp.clock import ManualClock
 from autopack_mcp.config.settings import WindowCap
@@ -22,6 +22,7 @@ from autopack_mcp.usage.event import TokenCounts, UsageEvent
 from tests.factories import (
     NOON,
     call_scope,
+    cap_in_window_of,
     held_against,
     insert_run,
     provider_settings,

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, select
 from autopack_mcp.budgets import ledger
 from autopack_mcp.budgets.call_rules import RulesInForce
 from autopack_mcp.config.settings import WindowCap
-from autopack_mcp.database.batch import does_take_part
+from autopack_mcp.database.batch import Batch, foresight_of
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.migrate import open_database
 from autopack_mcp.database.tables import budget_scopes, usage_days
@@ -73,11 +73,16 @@ def one_by_one(database: Database, steps: Sequence[Step]) -> list[str]:
     return [said(partial(database.write_now, operation, *arguments)) for operation, arguments in steps]
 
 
+def foreseeing(operation: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[[Batch], None] | None:
+    foresight = foresight_of(operation)
+    return None if foresight is None else lambda batch: foresight(batch, *arguments)
+
+
 def all_at_once(database: Database, steps: Sequence[Step]) -> list[str]:
     """The writer is held until every step waits for it, so that one transaction takes them all."""
     with writer_held(database):
         answers: list[Future[Any]] = [
-            database._writer.submit(partial(done, operation, arguments), takes_part=does_take_part(operation))
+            database._writer.submit(partial(done, operation, arguments), foresee=foreseeing(operation, arguments))
             for operation, arguments in steps
         ]
     return [said(partial(answer.result, PATIENCE_S)) for answer in answers]

@@ -23,7 +23,6 @@ from autopack_mcp.budgets.caps import (
     CallScope,
     RunCaps,
     ScopeCap,
-    cap_in_window_of,
     caps_of_call,
     scopes_of_call,
 )
@@ -32,7 +31,7 @@ from autopack_mcp.config.settings import FallbackStrategy, QuotaRouting, RoleMod
 from autopack_mcp.database.tables import alerts, breaches
 from autopack_mcp.errors import Denial, UsageConflict
 from autopack_mcp.usage.event import UsageEvent
-from tests.factories import NOON, call_scope, held_against, provider_settings, reservation, truth_of
+from tests.factories import NOON, call_scope, cap_in_window_of, held_against, provider_settings, reservation, truth_of
 from tests.ledger_truth import counters, everything, rollups, true_rollups
 
 EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "50"))
@@ -268,9 +267,8 @@ class LedgerMachine(RuleBasedStateMachine):
             return False
         return self.is_kept(
             cap,
-            replace(use, reserved_tokens=use.reserved_tokens + asked.bound_tokens,
-                    reserved_nano=use.reserved_nano + (asked.bound_nano or 0)),
-        )  # fmt: skip
+            use.plus(ScopeUse(reserved_tokens=asked.bound_tokens, reserved_nano=asked.bound_nano or 0)),
+        )
 
     def is_kept(self, cap: ScopeCap, use: ScopeUse) -> bool:
         tokens_fit = cap.allowance_tokens is None or use.used_tokens <= cap.allowance_tokens
