@@ -64,7 +64,7 @@ class Anybody:
     async def ensure(self) -> SupervisorRecord:
         """See ``SupervisorLauncher.ensure``."""
         now = self._autopack.clock.now()
-        return SupervisorRecord("anywhere", 0, 1, "http://127.0.0.1:1", "0", (), "", now, now)
+        return SupervisorRecord(app.machine_name(), 0, 1, "http://127.0.0.1:1", "0", (), "", now, now)
 
 
 @dataclass(slots=True)

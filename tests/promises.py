@@ -663,6 +663,11 @@ PROCESSES = (
         ),
     ),
     Promise(
+        "A process that stood still for longer than its lease writes nothing any more but what its calls have cost.",
+        ("docs/durability.md#A process that stood still",),
+        _held("durability/zombie", "a_supervisor_that_was_stopped_for_longer_than_its_lease_only_closes_its_ledger"),
+    ),
+    Promise(
         "A newer version brings the database up to date in the middle of a run, and the run goes on.",
         ("docs/durability.md#What happens around a run",),
         _held("durability/upgrade", "a_run_that_an_older_version_began_goes_on_under_this_one"),
