@@ -668,6 +668,11 @@ PROCESSES = (
         _held("durability/zombie", "a_supervisor_that_was_stopped_for_longer_than_its_lease_only_closes_its_ledger"),
     ),
     Promise(
+        "However many chats and servers share a database, one supervises, the others say so, and nothing is done twice.",
+        ("docs/durability.md#Several processes on one database",),
+        _held("durability/competitors", "two_chats_and_two_servers_on_one_database_do_nothing_twice"),
+    ),
+    Promise(
         "A newer version brings the database up to date in the middle of a run, and the run goes on.",
         ("docs/durability.md#What happens around a run",),
         _held("durability/upgrade", "a_run_that_an_older_version_began_goes_on_under_this_one"),

@@ -44,6 +44,7 @@ from tests.projects import a_phase, a_plan, git, make_repository
 from tests.runs.house import House, open_house, reopen_house
 from tests.runs.recording import PostgresRows, Recording, SqliteRows
 from tests.runs.watched import Operation, WatchedDatabase, name_of
+from tests.span_truth import assert_spans_add_up, steps_done
 
 pytestmark = pytest.mark.anyio
 
@@ -215,6 +216,8 @@ async def _recovered(lived: Lived, point: str) -> Recovery:
         await watched.close()
         found, ended = database.read_now(booked_calls), database.read_now(database_lines)
         database.read_now(assert_ledger_adds_up)
+        database.read_now(assert_spans_add_up, recording.run_id)
+        assert set(database.read_now(steps_done, recording.run_id).values()) == {1}
 
     assert_finished(lived, run)
     # A call in flight is charged in full and made again; one whose answer was not written down is made again.

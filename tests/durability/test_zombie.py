@@ -30,7 +30,7 @@ LEDGER = {
     "reservations", "usage_events", "usage_lines", "usage_hours", "usage_days", "usage_phases", "budget_scopes",
     "breaches", "alerts", "spans", "call_texts", "outbox",
 }  # fmt: skip
-# The first time it hangs, so that a supervisor can be stopped in it; git ignores what it leaves, so no reset removes it.
+# It hangs the first time, so that a supervisor can be stopped in it; no reset removes what git ignores.
 HANGS_ONCE = {"check.sh": "if [ -e again ]; then exit 0; fi\ntouch again\nsleep 3600\n", ".gitignore": "again\n"}
 
 
