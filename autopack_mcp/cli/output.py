@@ -17,7 +17,7 @@ from autopack_mcp.summary.shown import plain, tokens_text, usd_text
 if TYPE_CHECKING:
     from autopack_mcp.summary.alerts import AlertView
     from autopack_mcp.summary.orders import FiringView, OrderView
-    from autopack_mcp.summary.run import RunList, RunSummary
+    from autopack_mcp.summary.run import PhaseView, RunList, RunSummary
 
 
 def print_json(answer: object) -> None:
@@ -69,12 +69,22 @@ def print_run(run: RunSummary) -> None:
         ("phase", "state", "attempt", "builder", "auditor", "tokens", "commit", "why"),
         [
             (
-                phase.phase_id, phase.state, str(phase.attempt), phase.builder_model or "–", phase.auditor_model or "–",
-                tokens_text(phase.tokens_used), (phase.commit or "–")[:10], phase.why,
+                phase.phase_id, phase.state_words, str(phase.attempt), phase.builder_model or "–",
+                phase.auditor_model or "–", _phase_tokens(phase), (phase.commit or "–")[:10], phase.why,
             )
             for phase in run.phases
         ],
     )  # fmt: skip
+
+
+def _phase_tokens(phase: PhaseView) -> str:
+    """What a phase has used, of its own caps where it has some."""
+    tokens = tokens_text(phase.tokens_used)
+    if phase.token_cap is not None:
+        tokens += f" of {tokens_text(phase.token_cap)}"
+    if phase.cost_cap_usd is not None:
+        tokens += f", {usd_text(phase.cost_usd, phase.unpriced_calls)} of {usd_text(phase.cost_cap_usd)}"
+    return tokens
 
 
 def print_orders(orders: Sequence[OrderView], alerts: Sequence[AlertView], indent: str = "") -> None:

@@ -55,6 +55,8 @@ def print_usage(usage: UsageSummary) -> None:
         click.echo(usage.runs_note)
     if usage.caps:
         print_table(("cap", "used", "level", "pace"), [_cap_row(cap) for cap in usage.caps])
+    if usage.pace_note:
+        click.echo(usage.pace_note)
     if usage.burn is not None:
         click.echo(f"{tokens_text(usage.burn.tokens_per_hour)} tokens and {usd_text(usage.burn.usd_per_hour)} an hour,"
                    f" since {usage.burn.measured_from:%Y-%m-%d %H:%M} UTC")  # fmt: skip

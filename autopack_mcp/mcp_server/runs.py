@@ -37,8 +37,8 @@ NUMBERS = (
 )  # fmt: skip
 # Their siblings: there when they say something.
 SIBLINGS = (
-    "tokens_reserved", "unpriced_calls", "is_rehearsal", "current_phase_state",
-    "current_attempt", "aliases", "created_at", "started_at", "finished_at", "updated_at",
+    "tokens_reserved", "unpriced_calls", "is_rehearsal", "current_attempt",
+    "aliases", "created_at", "started_at", "finished_at", "updated_at",
 )  # fmt: skip
 
 
@@ -120,6 +120,7 @@ def _status(run: RunSummary, room: Room) -> Answer:
         "needs_you": _needs_you(run.needs_you, room),
         **known(
             why=short(run.why, room.text),
+            current_phase_state=run.current_phase_words,
             **{name: plain(getattr(run, name)) for name in SIBLINGS},
             last_summary=_short(run.last_summary, room),
             pending_requests=[
@@ -171,8 +172,10 @@ def _phase(phase: PhaseView, room: Room) -> Answer:
     return known(
         phase_id=short(phase.phase_id, room.text // 4),
         name=short(phase.name, room.text // 4),
-        state=phase.state,
+        state=phase.state_words,
         attempt=phase.attempt,
+        token_cap=phase.token_cap,
+        cost_cap_usd=plain(phase.cost_cap_usd),
         why=short(phase.why, room.text // 2),
         is_verified=phase.is_verified,
         builder_model=short(phase.builder_model or "", room.text // 4),

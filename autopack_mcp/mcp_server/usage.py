@@ -166,7 +166,7 @@ def _provider(row: ProviderUsage, cap: CapView | None) -> Answer:
             # What weighs against the cap; the same as total_tokens but for calls whose truth is unknown.
             charged_tokens=row.charged_tokens if row.charged_tokens != row.total_tokens else None,
             **{name: plain(getattr(row, name)) for name in PROVIDER_SIBLINGS},
-            pace=None if cap is None or cap.pace is None else short(cap.pace.says, SAYS_BYTES),
+            pace=None if cap is None or cap.pace is None else short(cap.pace.says, SAYS_BYTES) or None,
         ),
     }
 

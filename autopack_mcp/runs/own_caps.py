@@ -6,12 +6,12 @@ of a new run, a request of a person changes them; the ledger reads them anew ins
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, update
+from sqlalchemy import Connection, insert, select, update
 
 from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.database.tables import phase_caps, runs
@@ -42,6 +42,21 @@ def insert_phase_caps(connection: Connection, run_id: str, phases: Sequence[Phas
     ]
     if rows:
         connection.execute(insert(phase_caps), rows)
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseCaps:
+    """The caps of one phase as they stand, in tokens and nano-dollars; None is uncapped."""
+
+    tokens: int | None = None
+    nano_usd: int | None = None
+
+
+def caps_of_phases(connection: Connection, run_id: str) -> Mapping[str, PhaseCaps]:
+    """The caps of a run's phases by phase id; a phase without one may be missing."""
+    columns = phase_caps.c
+    found = select(columns.phase_id, columns.token_cap, columns.cost_cap_nano).where(columns.run_id == run_id)
+    return {phase_id: PhaseCaps(tokens, nano) for phase_id, tokens, nano in connection.execute(found)}
 
 
 def set_caps(connection: Connection, fence: RunFence, new: NewCaps, at: datetime) -> None:

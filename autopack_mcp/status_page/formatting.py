@@ -73,9 +73,10 @@ def run_sign(state: RunState) -> Sign:
     return _RUN_SIGNS[state]
 
 
-def phase_sign(state: PhaseState) -> Sign:
-    """How a phase's state is shown."""
-    return _PHASE_SIGNS[state]
+def phase_sign(state: PhaseState, is_waiting: bool = False) -> Sign:  # noqa: FBT001, FBT002  A template's filter.
+    """How a phase's state is shown; one in hand whose run stands still ``is_waiting``."""
+    sign = _PHASE_SIGNS[state]
+    return Sign(f"{sign.word} (paused)", "pause", "warn") if is_waiting else sign
 
 
 def level_sign(level: Level) -> Sign:

@@ -54,7 +54,7 @@ def _position(run: RunSummary) -> str:
     tier = f"tier {run.current_tier_index} of {run.total_tiers} {code(run.current_tier_name)}"
     phase = f"phase {run.current_phase_index} of {run.total_phases} {code(run.current_phase_name)}"
     attempt = f", attempt {run.current_attempt}" if run.current_attempt else ""
-    return f"{tier}, {phase} ({run.current_phase_state}{attempt})"
+    return f"{tier}, {phase} ({run.current_phase_words}{attempt})"
 
 
 def _tokens(run: RunSummary) -> str:

@@ -6,7 +6,7 @@ It owns BurnRate and Pace and the rule of what time they are measured over (docs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -50,7 +50,8 @@ class Pace:
 
     ``reached_at`` is cut to the minute, and None where there is no such time: the cap is reached already, it resets
     before that, or nothing was used to go by (``burn`` is None then). Of tokens and dollars the earlier one counts, and
-    ``unit`` names it. ``says`` is all of this in a sentence or two.
+    ``unit`` names it. ``says`` is all of this in a sentence or two, "" where nothing was used to go by: whoever lists
+    caps says that once, as ``without_pace`` has it.
     """
 
     reached_at: datetime | None
@@ -112,7 +113,7 @@ def pace_of(cap: ScopeCap, use: ScopeUse, burn: BurnRate | None, resets_at: date
     if used_up is not None:
         return Pace(None, used_up.unit, burn, "It is reached.")
     if burn is None:
-        return Pace(None, None, None, "Nothing was used today and yesterday in its window: there is no pace to go by.")
+        return Pace(None, None, None, "")
     ends = [(_lasts_us(measure, burn), measure.unit) for measure in _measures(cap, use, burn) if measure.charged]
     ends = [(lasts, unit) for lasts, unit in ends if lasts < (resets_at - burn.measured_until) // _MICROSECOND]
     if not ends:
@@ -121,6 +122,13 @@ def pace_of(cap: ScopeCap, use: ScopeUse, burn: BurnRate | None, resets_at: date
     reached_at = (burn.measured_until + lasts_us * _MICROSECOND).replace(second=0, microsecond=0)
     says = f"At this pace it is reached on {reached_at:%Y-%m-%d %H:%M} UTC: {_basis(cap, burn)}."
     return Pace(reached_at, unit, burn, says)
+
+
+def without_pace(paces: Iterable[Pace | None]) -> str:
+    """Of how many caps nothing was used to go by, as a sentence; "" when there is none."""
+    count = sum(pace is not None and not pace.says for pace in paces)
+    caps = "1 cap" if count == 1 else f"{count:,} caps"
+    return f"Of {caps} nothing was used today and yesterday: there is no pace to go by." if count else ""
 
 
 def _measures(cap: ScopeCap, use: ScopeUse, burn: BurnRate | None) -> Iterator[_Measure]:

@@ -25,10 +25,11 @@ from autopack_mcp.runs.overview import (
     phases_with_models,
     supervisors_known,
 )
+from autopack_mcp.runs.own_caps import PhaseCaps, caps_of_phases
 from autopack_mcp.runs.progress import current_phase, progress_of
 from autopack_mcp.runs.records import PhaseRecord, RunEventRecord, RunRecord
 from autopack_mcp.runs.requests import RequestRecord, pending_requests
-from autopack_mcp.runs.states import RUN_ENDED, PhaseState, RunState
+from autopack_mcp.runs.states import PHASE_ACTIVE, RUN_ENDED, PhaseState, RunState
 from autopack_mcp.runs.store import events_of_run, run_by_id
 from autopack_mcp.runs.supervision import SupervisorRecord
 from autopack_mcp.summary.alerts import AlertView, alerts_of_run
@@ -76,7 +77,8 @@ class PhaseView:
     """One phase. ``attempt`` is 0 before the first try; models are those its newest attempt has asked.
 
     ``tokens_used`` is what counts against caps (see RunSummary); ``cost_usd`` is None when nothing of it has a price,
-    and without the ``unpriced_calls`` otherwise.
+    and without the ``unpriced_calls`` otherwise. ``token_cap`` and ``cost_cap_usd`` are its own caps, None without one.
+    ``is_waiting`` is true of a phase in hand whose run stands still: it goes on at that step.
     """
 
     phase_id: str
@@ -99,6 +101,14 @@ class PhaseView:
     started_at: datetime | None
     finished_at: datetime | None
     unpriced_calls: int = 0
+    token_cap: int | None = None
+    cost_cap_usd: Decimal | None = None
+    is_waiting: bool = False
+
+    @property
+    def state_words(self) -> str:
+        """Its state for a person: "building", or "building (paused)" while it waits."""
+        return _state_words(self.state, is_waiting=self.is_waiting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +186,17 @@ class RunSummary:
     orders: tuple[OrderView, ...] = ()
     alerts: tuple[AlertView, ...] = ()
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it stands still with a phase in hand."""
+        return _is_waiting(self.state, self.current_phase_state)
+
+    @property
+    def current_phase_words(self) -> str | None:
+        """The state of the current phase for a person: "building", or "building (paused)" while it waits."""
+        state = self.current_phase_state
+        return None if state is None else _state_words(state, is_waiting=self.is_waiting)
+
 
 @dataclass(frozen=True, slots=True)
 class RunLine:
@@ -216,6 +237,8 @@ _COUNTED = (
     "percent_complete",
 )  # fmt: skip
 _NOTHING = Spent()
+_NO_CAPS = PhaseCaps()
+_STANDING_STILL: frozenset[RunState] = frozenset({"paused", "budget_paused", "needs_attention"})
 
 
 def run_summary(
@@ -241,7 +264,7 @@ def run_summary(
         needs_you=needs_you_now(connection, run, phases, now, settings, is_supervised=bool(alive)),
         pending_requests=tuple(map(_request_view, pending_requests(connection, (run_id,)))),
         notes=tuple(map(_note_view, notes_of_run(connection, run_id))),
-        phases=tuple(_phase_view(phase, models, spent.get(phase.phase_id, _NOTHING)) for phase, models in found),
+        phases=_phase_views(connection, run, found, spent),
         recent_events=tuple(map(_event_view, events_of_run(connection, run_id, EVENTS_SHOWN))),
         orders=orders_of_run(connection, run),
         alerts=alerts_of_run(connection, run, now),
@@ -308,7 +331,22 @@ def _use_of(connection: Connection, run: RunRecord, now: datetime) -> ScopeUse:
     return scope_use(connection, scope, cap, now)
 
 
-def _phase_view(phase: PhaseRecord, models: AttemptModels, spent: Spent) -> PhaseView:
+def _phase_views(
+    connection: Connection,
+    run: RunRecord,
+    found: Sequence[tuple[PhaseRecord, AttemptModels]],
+    spent: Mapping[str, Spent],
+) -> tuple[PhaseView, ...]:
+    caps = caps_of_phases(connection, run.run_id)
+    return tuple(
+        _phase_view(run.state, phase, models, spent.get(phase.phase_id, _NOTHING), caps.get(phase.phase_id, _NO_CAPS))
+        for phase, models in found
+    )
+
+
+def _phase_view(
+    run_state: RunState, phase: PhaseRecord, models: AttemptModels, spent: Spent, caps: PhaseCaps
+) -> PhaseView:
     return PhaseView(
         phase_id=visible(phase.phase_id, NAME_LIMIT),
         name=visible(phase.name, NAME_LIMIT),
@@ -330,7 +368,18 @@ def _phase_view(phase: PhaseRecord, models: AttemptModels, spent: Spent) -> Phas
         unpriced_calls=spent.unpriced_calls,
         started_at=phase.started_at,
         finished_at=phase.finished_at,
+        token_cap=caps.tokens,
+        cost_cap_usd=None if caps.nano_usd is None else usd(caps.nano_usd),
+        is_waiting=_is_waiting(run_state, phase.state),
     )
+
+
+def _is_waiting(run_state: RunState, phase_state: PhaseState | None) -> bool:
+    return run_state in _STANDING_STILL and phase_state in PHASE_ACTIVE
+
+
+def _state_words(state: PhaseState, *, is_waiting: bool) -> str:
+    return f"{state} (paused)" if is_waiting else state
 
 
 def _verification(phase: PhaseRecord) -> Verification | None:

@@ -33,7 +33,7 @@ from autopack_mcp.summary.caps import (
     worse_level,
 )
 from autopack_mcp.summary.orders import OrderView, order_views
-from autopack_mcp.summary.pace import BurnRate
+from autopack_mcp.summary.pace import BurnRate, without_pace
 from autopack_mcp.text_safety import visible
 from autopack_mcp.usage.service import usage_by_day, usage_by_run, usage_sums
 from autopack_mcp.usage.spans import DEFAULT_PERIOD, Moment, UsageSpan, asked_span, days_begun
@@ -167,7 +167,8 @@ class UsageSummary:
     has begun. ``caps`` are all configured caps of every period as they stand now, fullest first, and ``burn`` is the
     present rate; there are none for anything but the present window. ``breaches`` counts how often a cap was found
     exceeded in the span. ``runs`` are those with calls in the span; None where they were not told apart, and then
-    ``runs_note`` says why. ``note`` says what is not in these numbers. ``orders`` are the standing orders in force, in
+    ``runs_note`` says why. ``pace_note`` says of how many caps there is no pace. ``note`` says what is not in these
+    numbers. ``orders`` are the standing orders in force, in
     the present window only; ``alerts`` the newest ones raised in the span.
     """
 
@@ -197,6 +198,7 @@ class UsageSummary:
     note: str
     orders: tuple[OrderView, ...] = ()
     alerts: tuple[AlertView, ...] = ()
+    pace_note: str = ""
 
 
 def usage_summary(
@@ -350,7 +352,9 @@ def _present(connection: Connection, settings: Settings, span: UsageSpan, now: d
     if not span.is_present:
         return {"caps": (), "burn": None}
     charges = RecentCharges(connection, now)
-    return {"caps": cap_views(connection, settings, now, charges), "burn": charges.burn_rate()}
+    caps = cap_views(connection, settings, now, charges)
+    pace_note = without_pace(cap.pace for cap in caps)
+    return {"caps": caps, "burn": charges.burn_rate(), "pace_note": pace_note}
 
 
 def _most_used_first(row: ProviderUsage) -> tuple[float, int, str]:

@@ -149,7 +149,10 @@ def test_a_note_is_quoted_in_every_later_prompt_and_the_status_says_who_got_it_f
 def test_pause_holds_the_run_at_a_step_boundary_until_it_is_told_to_go_on(story: Story) -> None:
     paused = story.said["paused"]
     assert (story.said["pause"]["state"], story.said["pause"]["is_pending"]) == ("paused", False)
-    assert (paused["state"], paused["current_phase_state"]) == ("paused", "applying")  # The builder's answer is kept.
+    assert (paused["state"], paused["current_phase_state"]) == (
+        "paused",
+        "applying (paused)",
+    )  # The builder's answer is kept.
     assert paused["needs_you"]["say"] == f"resume run {story.run_id}"
     assert (story.said["resume"]["state"], story.said["resume"]["is_pending"]) == ("running", False)
     assert "tokens_reserved" not in paused  # Absent is none: nothing stays promised while it rests.

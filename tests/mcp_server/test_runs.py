@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -77,6 +78,14 @@ async def test_status_has_every_promised_field(connect: Connect, server: MCPServ
         "attempt": 2,
         "why": "the tests are red",
     }
+
+
+def test_a_phase_in_hand_of_a_paused_run_says_that_it_waits_and_its_own_caps() -> None:
+    phase = phase_view(2, state="building", is_waiting=True, token_cap=1_000, cost_cap_usd=Decimal("0.5"))
+    answer: dict[str, Any] = run_status(run_view(state="paused", phases=(phase,)))
+    (shown,) = answer["phases"]
+    assert (shown["state"], shown["token_cap"], shown["cost_cap_usd"]) == ("building (paused)", 1_000, 0.5)
+    assert answer["current_phase_state"] == "building (paused)"
 
 
 def test_promised_fields_are_there_when_they_are_unknown() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from autopack_mcp.runs.states import PhaseState, RunState
 from autopack_mcp.status_page.formatting import (
+    Sign,
     age_text,
     clock_text,
     counted,
@@ -84,6 +85,10 @@ def test_every_state_and_level_has_a_word_and_a_shape() -> None:
         *map(standing_sign, ("ok", "over its soft limit", "cap reached", "no key", "some state of tomorrow")),
     ]
     assert all(sign.word and sign.shape for sign in signs)
+
+
+def test_a_phase_whose_run_stands_still_is_not_shown_at_work() -> None:
+    assert phase_sign("building", True) == Sign("building (paused)", "pause", "warn")
 
 
 def test_no_two_states_of_a_run_share_a_word() -> None:

@@ -384,6 +384,13 @@ def test_a_question_that_no_model_answers_says_why() -> None:
     assert "no model complexity_models.high names no builder." in text
 
 
+def test_a_phase_in_hand_of_a_run_that_stands_still_is_shown_as_paused_with_its_own_caps() -> None:
+    phase = phase_view("p3", state="building", is_waiting=True, token_cap=20_000, cost_cap_usd=Decimal("0.5"))
+    text = run_words(state="paused", phases=(phase,), current_phase_state="building", current_phase_id="p3")
+    assert text.count("building (paused)") == 2 + 1  # Where it stands, the phase itself, and the block to copy.
+    assert "12,345 of 20,000 tokens · $0.0812 of $0.50" in text
+
+
 def test_a_long_run_leaves_most_of_its_queue_to_the_page_of_phases() -> None:
     phases = tuple(queued_phase(f"q{n}") for n in range(1_000))
     run = run_summary(phases=phases, total_phases=1_000)

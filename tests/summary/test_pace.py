@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from autopack_mcp.budgets.counters import ScopeUse
 from autopack_mcp.config.settings import Window
 from autopack_mcp.money import NANO_PER_USD
-from autopack_mcp.summary.pace import BurnRate, Charged, Pace, burn_rate, measured_since, pace_of
+from autopack_mcp.summary.pace import BurnRate, Charged, Pace, burn_rate, measured_since, pace_of, without_pace
 from autopack_mcp.usage.windows import window_at
 from tests.factories import NOON, window_cap
 
@@ -83,9 +83,14 @@ def test_a_cap_that_resets_before_is_not_reached_and_says_so() -> None:
     "since", [None, charged(-2, 500)], ids=["nothing", "only in hours to come, by a clock that was set back"]
 )
 def test_without_any_use_there_is_no_pace_and_the_reason_is_said(since: Charged | None) -> None:
-    assert pace(since) == Pace(
-        None, None, None, "Nothing was used today and yesterday in its window: there is no pace to go by."
-    )
+    assert pace(since) == Pace(None, None, None, "")
+    assert without_pace([pace(since)]) == "Of 1 cap nothing was used today and yesterday: there is no pace to go by."
+
+
+def test_that_there_is_no_pace_is_said_once_however_many_caps_there_are() -> None:
+    unused, used = pace(None), pace(charged(1, 10))
+    assert without_pace([unused, used, unused]).startswith("Of 2 caps nothing was used")
+    assert without_pace([used, None]) == without_pace([]) == ""
 
 
 def test_of_tokens_and_dollars_the_earlier_one_counts_and_both_are_said() -> None:
