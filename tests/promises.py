@@ -1228,6 +1228,25 @@ TRACES = (
         ),
     ),
     Promise(
+        "Every phase, attempt, call, verification and git step is one span of its run's trace, none lost, none doubled.",
+        ("docs/traces.md#Spans",),
+        (
+            *_held(
+                "runs/run_spans",
+                "a_run_is_one_tree_of_everything_it_did",
+                "what_failed_says_so_and_a_phase_tried_anew_begins_anew",
+                "a_supervisor_that_goes_in_mid_call_leaves_no_span_open_or_doubled",
+                "a_process_that_lost_its_run_writes_no_span_of_it",
+            ),
+            *_held("durability/crash_points", "the_next_supervisor_finishes_what_a_crash_left"),
+        ),
+    ),
+    Promise(
+        "Set-up and verification commands find their place in the run's trace in TRACEPARENT.",
+        ("docs/traces.md#Spans",),
+        _held("runs/run_spans", "set_up_and_verification_find_their_place_in_the_trace"),
+    ),
+    Promise(
         "Every call of a run has exactly one span, in the names of OpenTelemetry, and money is in none.",
         ("docs/traces.md#A call's span",),
         _held(

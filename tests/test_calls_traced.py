@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import anyio
 import pytest
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.anyio
 CHAT = ChatSpeech()
 WELL = Answer([*CHAT.begun("An answer."), *CHAT.ended()])  # 11 tokens in, of them 4 cached; 7 out.
 BROKEN = error(500, {"error": {"message": "Oops.", "type": "server_error"}})
-OF_RUN = {"run_id": "R1", "phase_id": "P1", "attempt": 2}
+OF_RUN: dict[str, Any] = {"run_id": "R1", "phase_id": "P1", "attempt": 2}
 PATIENCE_S = 20.0  # Of a test, on a machine with other work.
 KEEPS = WordKeeper(lambda: True, lambda: {"OPENAI_API_KEY": "sk-test-1b4fJ9qLw2Zx7V"})
 KEEPS_NOTHING = WordKeeper(lambda: False, dict)

@@ -33,6 +33,7 @@ from autopack_mcp.runs.outcomes import (
 )
 from autopack_mcp.runs.progress import is_over, next_phase
 from autopack_mcp.runs.records import PhaseRecord, RunRecord
+from autopack_mcp.runs.run_spans import Step, step_of
 from autopack_mcp.runs.states import RUN_ACTIVE
 from autopack_mcp.runs.store import (
     attempts_of_phase,
@@ -157,20 +158,22 @@ class RunDriver:
         if phase is None:
             await self._write(close_run, self.fence, phases, self._clock.now())
         elif not self._is_prepared:
+            step = Step("setup", self._clock.now())
             outcome = await self._interruptible(lambda: self._executor.prepare(run, fixed.plan))
             self._is_prepared = isinstance(outcome, Prepared)
-            await self._write_outcome(phase, outcome)
+            await self._write_outcome(phase, outcome, step)
         elif phase.state == "queued":
             await self._write(begin_attempt, self.fence, run, phase, self._clock.now())
         else:
             job = await self._job(run, phase)
             outcome = await self._interruptible(lambda: self._executor.do(job))
-            await self._write_outcome(phase, outcome)
+            await self._write_outcome(phase, outcome, job.step)
 
     async def _job(self, run: RunRecord, phase: PhaseRecord) -> StepJob:
         fixed = await self._read_fixed()
         attempts = await self._database.read(attempts_of_phase, run.run_id, phase.phase_id)
-        return StepJob(run, fixed.plan, fixed.rules, phase, attempts, self.fence)
+        step = step_of(phase.state, self._clock.now())
+        return StepJob(run, fixed.plan, fixed.rules, phase, attempts, self.fence, step)
 
     async def _interruptible(self, work: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome | None:
         """What a step came to, or None when somebody interrupted it: then the run's state says why."""
@@ -205,11 +208,11 @@ class RunDriver:
         await self._write_outcome(phase, await self._executor.find_commit(await self._job(run, phase)))
         return await self._database.read(run_by_id, run.run_id)
 
-    async def _write_outcome(self, phase: PhaseRecord, outcome: Outcome | None) -> None:
+    async def _write_outcome(self, phase: PhaseRecord, outcome: Outcome | None, step: Step | None = None) -> None:
         if outcome is not None:
             plan = (await self._read_fixed()).plan
             rule = FailureRule(plan.attempts_limit, plan.on_failure)
-            await self._write(write_outcome, self.fence, phase, outcome, rule, self._clock.now())
+            await self._write(write_outcome, self.fence, phase, outcome, rule, self._clock.now(), step)
 
     async def _read_fixed(self) -> _Fixed:
         if self._fixed is None:

@@ -45,11 +45,13 @@ from autopack_mcp.runs.outcomes import (
     WasVerified,
 )
 from autopack_mcp.runs.records import AttemptRecord, PhaseRecord, RunRecord
+from autopack_mcp.runs.run_spans import Step, step_id
 from autopack_mcp.runs.sessions import SessionBooks, make_room, taken_change
 from autopack_mcp.runs.store import check_lease
 from autopack_mcp.runs.verify import VerifyResult, verify
 from autopack_mcp.runs.workspace import Workspace
 from autopack_mcp.sandbox import Sandbox
+from autopack_mcp.traces.spans import TRACEPARENT_VARIABLE, attempt_span_id, run_span_id, trace_id_of, traceparent
 
 CONTEXT_LIMIT_BYTES = 200_000  # Of files shown to a builder: about 50,000 tokens, well within every window we know.
 REASON_OUTPUT_CHARS = 4_000  # Of a red verification's output that the next attempt's prompt repeats: its end.
@@ -60,7 +62,10 @@ HINTS_SHOWN = 3  # The newest failed attempts; older ones say less and are paid 
 
 @dataclass(frozen=True, slots=True)
 class StepJob:
-    """One phase in hand, as the driver just read it. ``attempts`` ends with the open one once there is one."""
+    """One phase in hand, as the driver just read it. ``attempts`` ends with the open one once there is one.
+
+    ``step`` is the span that this will be, None where it is none.
+    """
 
     run: RunRecord
     plan: Plan
@@ -68,6 +73,7 @@ class StepJob:
     phase: PhaseRecord
     attempts: tuple[AttemptRecord, ...]
     fence: RunFence
+    step: Step | None = None
 
     @property
     def open_attempt(self) -> AttemptRecord:
@@ -114,7 +120,8 @@ class Executor:
             if plan.setup is not None:
                 # Its own mark in the workspace says whether it is done; a workspace made anew needs it again.
                 await workspace.run_setup(
-                    plan.setup, self._sandbox, self._environ, secret_variables=self._secret_variables,
+                    plan.setup, self._sandbox, self._traced(run, run_span_id(run.run_id)),
+                    secret_variables=self._secret_variables,
                     limits=plan.limits,
                 )  # fmt: skip
             await self._sync_notes(run)
@@ -163,12 +170,18 @@ class Executor:
         """The clone that belongs to a run."""
         return Workspace(Path(run.workspace), Path(run.repository), run.run_id)
 
+    def _traced(self, run: RunRecord, span_id: str) -> dict[str, str]:
+        """Our environment for a command that is to find its place in the run's trace, below this span."""
+        trace_id = trace_id_of(run.run_id, run.trace_id)
+        return {**self._environ, TRACEPARENT_VARIABLE: traceparent(trace_id, span_id)}
+
     async def _build(self, job: StepJob) -> Outcome:
         await self._sync_notes(job.run)
         phase = _spec(job)
         asked = BuildJob(
             phase, _account(job), Path(job.run.workspace), hints=job.hints, session_id=job.open_attempt.session_id,
-            is_rehearsal=job.run.is_rehearsal,
+            is_rehearsal=job.run.is_rehearsal, traceparent=traceparent(trace_id_of(job.run.run_id, job.run.trace_id),
+            _span_id(job)),
         )  # fmt: skip
         session = await self._builder.prepare(asked)
         if session is not None:
@@ -211,7 +224,7 @@ class Executor:
             timeout_s=job.plan.verify_timeout_s,
             network=job.plan.verify_network,
             sandbox=self._sandbox,
-            environ=self._environ,
+            environ=self._traced(job.run, _span_id(job)),
             secret_variables=self._secret_variables,
             label=job.run.run_id,
             limits=job.plan.limits,
@@ -291,6 +304,14 @@ def _spec(job: StepJob) -> PhaseSpec:
 
 def _account(job: StepJob) -> PhaseAccount:
     return PhaseAccount(job.run.run_id, job.phase.attempt, job.fence, rules=job.rules)
+
+
+def _span_id(job: StepJob) -> str:
+    """The span that what this step starts belongs to: the step's own where it is one, else the attempt's."""
+    run_id, phase_id, attempt = job.run.run_id, job.phase.phase_id, job.phase.attempt
+    if job.step is None:
+        return attempt_span_id(run_id, phase_id, attempt)
+    return step_id(run_id, phase_id, attempt, job.step)
 
 
 def _built(built: Built) -> Outcome:

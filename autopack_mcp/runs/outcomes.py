@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.errors import Denial
 from autopack_mcp.runs.records import PhaseRecord, RunRecord
+from autopack_mcp.runs.run_spans import Step, trace_step
 from autopack_mcp.runs.states import PHASE_ACTIVE, PHASE_ENDED, next_run_state
 from autopack_mcp.runs.stops import facts_of, order_stop
 from autopack_mcp.runs.store import (
@@ -143,13 +144,21 @@ def begin_attempt(connection: Connection, fence: RunFence, run: RunRecord, phase
 
 
 def write_outcome(
-    connection: Connection, fence: RunFence, phase: PhaseRecord, outcome: Outcome, rule: FailureRule, at: datetime
+    connection: Connection,
+    fence: RunFence,
+    phase: PhaseRecord,
+    outcome: Outcome,
+    rule: FailureRule,
+    at: datetime,
+    step: Step | None = None,
 ) -> None:
-    """Write down what one step came to.
+    """Write down what one step came to, and as a span how long it took, where it is one.
 
     Raises:
         LeaseLost, IllegalTransition: somebody else moved the run or the phase; nothing was written.
     """
+    if step is not None:
+        _trace(connection, phase, outcome, step, at)
     match outcome:
         case Prepared():
             set_run(connection, fence, at, sandbox=outcome.sandbox, is_set_up=True)
@@ -183,6 +192,16 @@ def write_outcome(
             set_run(connection, fence, at, stopped_by=facts_of(outcome.denial))
         case Stuck():
             move_run(connection, fence, "phase_failed", outcome.why, at)
+
+
+def _trace(connection: Connection, phase: PhaseRecord, outcome: Outcome, step: Step, at: datetime) -> None:
+    is_done = not isinstance(outcome, AttemptFailed | BudgetDenied | OrderFired | Stuck)
+    facts = dict(outcome.facts) if isinstance(outcome, AttemptFailed) else {}
+    verified = outcome.outcome if isinstance(outcome, WasVerified) else facts.get("verify_outcome")
+    came_to = verified or ("done" if is_done else "failed")
+    trace_step(
+        connection, phase.run_id, phase.phase_id, phase.attempt, step, came_to, is_done=is_done, at=at
+    )  # fmt: skip
 
 
 def _note(connection: Connection, fence: RunFence, phase: PhaseRecord, **facts: Any) -> None:

@@ -49,6 +49,7 @@ class RunRecord:
     updated_at: datetime
     stopped_by: Mapping[str, Any] | None = None
     machine: str | None = None
+    trace_id: str | None = None
 
     @property
     def branch(self) -> str:

@@ -19,6 +19,7 @@ from autopack_mcp.errors import IllegalTransition, LeaseLost, RunNotFound
 from autopack_mcp.plans.plan import Plan
 from autopack_mcp.runs.own_caps import insert_phase_caps
 from autopack_mcp.runs.records import AttemptRecord, PhaseRecord, RunEventRecord, RunRecord
+from autopack_mcp.runs.run_spans import trace_attempt, trace_attempt_end, trace_phase, trace_run
 from autopack_mcp.runs.states import (
     RUN_ACTIVE,
     RUN_ENDED,
@@ -30,6 +31,7 @@ from autopack_mcp.runs.states import (
     next_phase_state,
     next_run_state,
 )
+from autopack_mcp.traces.spans import new_trace_id
 
 # Where a run waits in which another model may be what helps the phase in hand on.
 CHOICE_HELPS_ON: frozenset[RunState] = frozenset({"budget_paused", "needs_attention"})
@@ -227,6 +229,7 @@ def move_run(connection: Connection, fence: RunFence, event: RunEvent, why: str,
         values.update(finished_at=at, lease_owner=None, lease_expires_at=None)
     connection.execute(update(runs).where(_mine(fence), runs.c.state == state).values(**values))
     record_event(connection, fence.run_id, at, "run", why, from_state=state, to_state=target)
+    trace_run(connection, fence.run_id, target, at)
     return target
 
 
@@ -257,6 +260,7 @@ def move_phase(
         connection, phase.run_id, at, "phase", why, phase.phase_id, facts.get("attempt", phase.attempt) or None,
         phase.state, target,
     )  # fmt: skip
+    trace_phase(connection, phase.run_id, phase.phase_id, facts.get("attempt", phase.attempt), target, at)
     connection.execute(update(runs).where(_mine(fence)).values(updated_at=at))
     return target
 
@@ -272,6 +276,7 @@ def insert_attempt(
             started_at=at,
         )
     )  # fmt: skip
+    trace_attempt(connection, fence.run_id, phase_id, number, at)
 
 
 def set_attempt(connection: Connection, fence: RunFence, phase_id: str, number: int, **facts: Any) -> None:
@@ -280,6 +285,8 @@ def set_attempt(connection: Connection, fence: RunFence, phase_id: str, number: 
     mine = and_(attempts.c.run_id == fence.run_id, attempts.c.phase_id == phase_id, attempts.c.attempt == number)
     changed = connection.execute(update(attempts).where(mine, attempts.c.state == "open").values(**facts)).rowcount
     assert changed == 1, f"attempt {number} of {phase_id} is open while its phase is in hand"
+    if "finished_at" in facts:
+        trace_attempt_end(connection, fence.run_id, phase_id, facts["state"], facts["finished_at"])
 
 
 def chosen_at(connection: Connection, run_id: str, phase_id: str | None, attempt: int | None) -> datetime | None:
@@ -360,6 +367,7 @@ def _run_row(new: NewRun) -> dict[str, Any]:
         "machine": new.machine,
         "is_set_up": False,
         "lease_token": 0,
+        "trace_id": new_trace_id(),
     }
 
 

@@ -29,7 +29,7 @@ SpanStatus = Literal["unset", "ok", "error"]
 NAME_CHARS = 120  # Of a span's name: what a waterfall has room for.
 SPANS_PER_COMMIT = 1_000
 _TRACE_BYTES, _SPAN_BYTES = 16, 8  # W3C Trace Context.
-_VARIABLE = "TRACEPARENT"  # What programs that are traced look for in their environment.
+TRACEPARENT_VARIABLE = "TRACEPARENT"  # What programs that are traced look for in their environment.
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,9 @@ def owner_span_id(run_id: str, phase_id: str | None, attempt: int | None) -> str
     return attempt_span_id(run_id, phase_id, attempt)
 
 
-def trace_environment(trace_id: str, span_id: str) -> dict[str, str]:
+def traceparent(trace_id: str, span_id: str) -> str:
     """What tells a program that it is a part of this trace, below this span (W3C Trace Context, sampled)."""
-    return {_VARIABLE: f"00-{trace_id}-{span_id}-01"}
+    return f"00-{trace_id}-{span_id}-01"
 
 
 def _hashed(size_bytes: int, *parts: object) -> str:

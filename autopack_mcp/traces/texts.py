@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from importlib import import_module
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import Connection, Dialect, delete, func, select
 
@@ -184,7 +184,7 @@ def forget_some_words(connection: Connection, before: datetime) -> int:
     calls: Sequence[str] = connection.execute(old).scalars().all()
     if not calls:
         return 0
-    return cast(int, connection.execute(delete(call_texts).where(call_texts.c.call_id.in_(calls))).rowcount)
+    return connection.execute(delete(call_texts).where(call_texts.c.call_id.in_(calls))).rowcount
 
 
 async def forget_words(database: Database, before: datetime) -> int:
