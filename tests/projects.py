@@ -43,7 +43,7 @@ def a_phase(phase_id: str, **overrides: Any) -> dict[str, Any]:
     return {**values, **overrides}
 
 
-def a_plan(repository: Path, *tiers: list[dict[str, Any]], **overrides: Any) -> str:
+def a_plan(repository: Path | str, *tiers: list[dict[str, Any]], **overrides: Any) -> str:
     """A plan with these tiers of phases; one tier with phases a and b when none is given."""
     listed = tiers or ([a_phase("a"), a_phase("b")],)
     values = {

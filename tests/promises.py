@@ -924,6 +924,27 @@ BAD_INPUT = (
         ),
     ),
     Promise(
+        "Behind a URL each phase is pushed before it counts, nothing is overwritten, and nothing a run wrote is run.",
+        ("docs/workspace.md#What appears in your repository", "docs/plans.md#The plan"),
+        (
+            *_held(
+                "runs/remote",
+                "another_machine_goes_on_from_what_was_pushed",
+                "publishing_again_after_a_crash_changes_nothing",
+                "a_branch_that_somebody_moved_is_left_as_it_is_and_says_so",
+                "a_branch_that_somebody_deleted_is_not_made_again_behind_their_back",
+                "nothing_that_a_command_wrote_into_its_workspace_runs_on_the_way_out",
+            ),
+            *_held(
+                "runs/supervisor",
+                "a_plan_with_a_url_is_pushed_phase_by_phase",
+                "a_branch_moved_behind_a_url_stops_the_run_for_a_person",
+            ),
+            *_held("plans/repository_url", "what_git_could_be_tricked_with_or_would_be_stored_is_refused"),
+        ),
+        22,
+    ),
+    Promise(
         "Of two servers on one database the second says who holds the place, and only reads.",
         ("docs/architecture.md#Five decisions",),
         (

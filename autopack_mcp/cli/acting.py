@@ -18,19 +18,32 @@ from autopack_mcp.cli.watching import watch
 from autopack_mcp.control.caps import CapWish
 from autopack_mcp.control.overrides import OverrideWish
 from autopack_mcp.control.requests import RequestOutcome
+from autopack_mcp.plans.repository_url import is_url
 from autopack_mcp.runs.requests import Action
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+class _Repository(click.ParamType):  # type: ignore[type-arg]  # Generic only for type checkers; both kinds are ours.
+    """A folder that is there, or a URL, which the plan's own rules judge."""
+
+    name = "directory or URL"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        if is_url(str(value)):
+            return str(value)
+        folder: Path = click.Path(exists=True, file_okay=False, path_type=Path).convert(str(value), param, ctx)
+        return folder
+
+
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command()
 @click.argument("plan", type=FILE)
-@click.option("--repository", type=FOLDER, help="Build in this repository instead of the plan's own.")
+@click.option("--repository", type=_Repository(), help="Build in this folder or URL instead of the plan's own.")
 @click.option("--verify", help="Use this command to verify each phase instead of the plan's own.")
 @click.option("--rehearse", is_flag=True, help="Scripted replies: no model is called, no tokens are bought.")
 @click.option("--wait", is_flag=True, help="Watch until the run stops; exit with 0 only when it has succeeded.")
-def start(plan: Path, repository: Path | None, verify: str | None, rehearse: bool, wait: bool) -> None:
+def start(plan: Path, repository: Path | str | None, verify: str | None, rehearse: bool, wait: bool) -> None:
     """Start a run of PLAN (a YAML plan, or a run request in JSON). It goes on when this terminal is closed."""
     started = acting(
         lambda control, person: control.start_file(

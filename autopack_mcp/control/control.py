@@ -69,7 +69,7 @@ class Control:
         file: Path,
         person: Person,
         *,
-        repository: Path | None = None,
+        repository: Path | str | None = None,
         verify: str | None = None,
         is_rehearsal: bool = False,
     ) -> Started:

@@ -21,6 +21,7 @@ from autopack_mcp.errors import MissingKey, RequestRefused
 from autopack_mcp.home import Home
 from autopack_mcp.plans.plan import Plan, plan_to_json
 from autopack_mcp.plans.plan_file import load_plan, load_plan_file
+from autopack_mcp.plans.repository_url import is_url
 from autopack_mcp.routing.model_map import current_model_map, model_map_to_json
 from autopack_mcp.routing.model_router import RoutingSnapshot, choose
 from autopack_mcp.routing.overrides import overrides_in_force
@@ -94,7 +95,7 @@ class Starting:
         file: Path,
         person: Person,
         *,
-        repository: Path | None = None,
+        repository: Path | str | None = None,
         verify: str | None = None,
         is_rehearsal: bool = False,
     ) -> Started:
@@ -116,10 +117,11 @@ class Starting:
         if not is_rehearsal:
             await self._check_keys(plan, self._settings(), frozenset(supervisor.key_variables))
         run_id = f"r-{self._clock.now():%m%d}-{secrets.token_hex(3)}"
-        base = await pin_base(Path(plan.repository), run_id, plan.base)
+        base = await pin_base(plan.repository, run_id, plan.base)
         new = self._new_run(run_id, plan, base, person, is_rehearsal=is_rehearsal)
         # A path means nothing on another machine; ours is where the supervisor that was made sure of is.
-        await self._database.write(self._insert, replace(new, machine=supervisor.machine))
+        machine = None if is_url(plan.repository) else supervisor.machine
+        await self._database.write(self._insert, replace(new, machine=machine))
         kind = "rehearsal: no model is called and no tokens are bought" if is_rehearsal else "real run"
         what = f"Run {run_id} of plan {plan.name!r} is queued ({len(plan.phases)} phases, {kind})."
         message = f"{what} Page: {supervisor.url}/runs/{run_id}"
@@ -143,7 +145,7 @@ class Starting:
             author=person.author,
             client=person.client,
             model_map={},
-            rules=_rules(Path(plan.repository)),
+            rules="" if is_url(plan.repository) else _rules(Path(plan.repository)),
             base_commit=base,
             workspace=str(self._home.workspaces / run_id),
         )

@@ -84,7 +84,7 @@ class TierSpec:
 class Plan:
     """A validated plan. Caps are for the run: tokens, and integer nano-dollars; None means uncapped.
 
-    ``repository`` is an absolute path once a plan is loaded. ``verify`` is a shell command or ``UNVERIFIED``.
+    ``repository`` is a URL, or an absolute path once a plan is loaded. ``verify`` is a shell command or ``UNVERIFIED``.
     """
 
     name: str

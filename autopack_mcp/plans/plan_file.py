@@ -29,6 +29,7 @@ from autopack_mcp.plans.phases import (
     verify_command,
 )
 from autopack_mcp.plans.plan import ATTEMPTS_LIMIT, UNVERIFIED, VERIFY_TIMEOUT_S, Plan, TierSpec
+from autopack_mcp.plans.repository_url import is_url, url_objection
 from autopack_mcp.plans.run_request import is_run_request, request_name, request_tiers, request_token_cap
 from autopack_mcp.sections import Findings, Section, text_objection
 
@@ -69,7 +70,7 @@ def load_plan(
     source: str,
     *,
     known_categories: Set[str],
-    repository: Path | None = None,
+    repository: Path | str | None = None,
     verify: str | None = None,
     folder: Path | None = None,
 ) -> Plan:
@@ -78,7 +79,7 @@ def load_plan(
     Args:
         source: what problems name as their file; ``Plan.source``.
         known_categories: ``Settings.categories``; a phase of another one becomes ``general``, with a warning.
-        repository: wins over the plan's own; relative to the current folder, as a shell has it.
+        repository: wins over the plan's own; a path is relative to the current folder, as a shell has it.
         verify: wins over the plan's own command (not over a phase's).
         folder: where a relative ``repository`` of the plan starts; without it, such a plan is refused.
 
@@ -97,7 +98,7 @@ def load_plan(
 
 
 def load_plan_file(
-    path: Path, *, known_categories: Set[str], repository: Path | None = None, verify: str | None = None
+    path: Path, *, known_categories: Set[str], repository: Path | str | None = None, verify: str | None = None
 ) -> Plan:
     """``load_plan`` of a file, whose own folder is where a relative repository starts.
 
@@ -194,10 +195,12 @@ def _verify(root: Section, key: str | None, override: str | None, tiers: tuple[T
     return command or UNVERIFIED
 
 
-def _repository(root: Section, override: Path | None, folder: Path | None) -> str:
-    """The absolute path of a git repository; a problem is said when there is none."""
+def _repository(root: Section, override: Path | str | None, folder: Path | None) -> str:
+    """The URL or the absolute path of a git repository; a problem is said when there is none."""
     if override is not None:
-        return _checked_repository(root, None, override.absolute())
+        if _is_no_path(str(override)):
+            return _checked_url(root, None, str(override))
+        return _checked_repository(root, None, Path(override).absolute())
     named = None if is_run_request(root) else root.text("repository", limit=COMMAND_LIMIT)
     if named is None:
         if is_run_request(root):
@@ -205,11 +208,27 @@ def _repository(root: Section, override: Path | None, folder: Path | None) -> st
         elif "repository" not in root:
             root.error("repository", "is missing. Write the folder of a git repository, or give --repository.")
         return ""
+    if _is_no_path(named):
+        return _checked_url(root, "repository", named)
     path = Path(named).expanduser() if named.startswith(("~/", "/")) or named == "~" else Path(named)
     if not path.is_absolute() and folder is None:
         root.error("repository", f"{named!r} is relative, but this plan has no folder. Write the whole path.")
         return ""
     return _checked_repository(root, "repository", path if folder is None else folder / path)
+
+
+def _is_no_path(repository: str) -> bool:
+    """Whether it is a URL, or so written that git would take it for something else than a path."""
+    return is_url(repository) or url_objection(repository) is not None
+
+
+def _checked_url(root: Section, key: str | None, repository: str) -> str:
+    """The URL, when it is a good one; otherwise a problem is said, which repeats nothing of it."""
+    objection = url_objection(repository)
+    if objection is None:
+        return repository
+    root.error(key, f"the repository {objection}")
+    return ""
 
 
 def _checked_repository(root: Section, key: str | None, path: Path) -> str:

@@ -168,7 +168,7 @@ class Executor:
 
     def workspace(self, run: RunRecord) -> Workspace:
         """The clone that belongs to a run."""
-        return Workspace(Path(run.workspace), Path(run.repository), run.run_id)
+        return Workspace(Path(run.workspace), run.repository, run.run_id)
 
     def _traced(self, run: RunRecord, span_id: str) -> dict[str, str]:
         """Our environment for a command that is to find its place in the run's trace, below this span."""

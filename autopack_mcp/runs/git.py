@@ -1,7 +1,7 @@
 """Git, hardened: our own configuration, no hooks, no prompts, no guessing where a repository might be.
 
-It owns how git is started and what its complaints mean to a person; it knows no run. The workspace and
-the repository are its only callers.
+It owns how git is started and what its complaints mean to a person; it knows no run. The workspace and the repository,
+here or behind a URL, are its only callers.
 """
 
 from __future__ import annotations
@@ -31,8 +31,21 @@ _OPTIONS = (
     "-c", "core.alternateRefsCommand=true",
 )  # fmt: skip
 _IDENTITY = ("autopack-mcp", "autopack-mcp@localhost")
+# What a person has set up for reaching repositories, and nothing else of theirs: keys, agents, proxies, certificates.
+_FOR_THE_NETWORK = (
+    "HOME", "XDG_CONFIG_HOME", "SSH_AUTH_SOCK", "GIT_SSH", "GIT_SSH_COMMAND", "HTTPS_PROXY", "https_proxy", "ALL_PROXY",
+    "all_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO",
+)  # fmt: skip
+_NO_ACCESS = (
+    "Give the account that runs autopack-mcp access (credential helper, ~/.netrc or ssh key), then resume the run."
+)
 # What git says → what a person can do about it.
 _HINTS = {
+    "Authentication failed": _NO_ACCESS,
+    "could not read Username": _NO_ACCESS,
+    "Permission denied (publickey": _NO_ACCESS,
+    "Host key verification failed": "Connect once by hand (ssh HOST) as the account of autopack-mcp, then resume.",
+    "remote rejected": "The server refuses branches named autopack/…; allow them for this account, then resume.",
     "No space left on device": "Free some space on that disk, then resume the run.",
     "Permission denied": "Make the folder readable and writable for the account that runs autopack-mcp.",
     "Read-only file system": "The disk is mounted read-only; mount it writable, then resume the run.",
@@ -75,12 +88,13 @@ class Git:
 
     async def ask(
         self, *words: str, stdin: str | None = None, environ: Mapping[str, str] | None = None,
-        timeout_s: float = GIT_TIMEOUT_S,
+        timeout_s: float = GIT_TIMEOUT_S, reaches_out: bool = False,
     ) -> CommandResult:  # fmt: skip
-        """How git ended, where "no" is an answer and not a failure."""
+        """How git ended, where "no" is an answer and not a failure; for ``reaches_out`` see ``run_git``."""
         return await run_git(
-            *self._where, *words, cwd=self.folder, stdin=stdin, environ=environ, timeout_s=timeout_s, label=self._label
-        )
+            *self._where, *words, cwd=self.folder, stdin=stdin, environ=environ, timeout_s=timeout_s, label=self._label,
+            reaches_out=reaches_out,
+        )  # fmt: skip
 
 
 async def run_git(
@@ -90,8 +104,12 @@ async def run_git(
     environ: Mapping[str, str] | None = None,
     timeout_s: float = GIT_TIMEOUT_S,
     label: str = "",
+    reaches_out: bool = False,
 ) -> CommandResult:
-    """Git without a repository yet (``clone``); everything else goes through ``Git``.
+    """Git without a repository yet (``clone``, ``ls-remote``); everything else goes through ``Git``.
+
+    With ``reaches_out`` it may use https and ssh, and reads the person's own settings and credentials for them: never
+    on a repository that a command of a run can write to, whose settings could name a program to run.
 
     Raises:
         WorkspaceError: git is not installed, took too long, or printed more than can be kept.
@@ -100,7 +118,7 @@ async def run_git(
         result = await run_command(
             ["git", "--literal-pathspecs", *_OPTIONS, *words],
             cwd=cwd,
-            env={**_environment(), **(environ or {})},
+            env={**_environment(reaches_out=reaches_out), **(environ or {})},
             timeout_s=timeout_s,
             output_cap_bytes=GIT_OUTPUT_CAP_BYTES,
             stdin=None if stdin is None else stdin.encode("utf-8", "surrogateescape"),
@@ -154,18 +172,20 @@ def _verb(words: tuple[str, ...]) -> str:
     return next((word for word in words if not word.startswith("-")), "")
 
 
-def _environment() -> dict[str, str]:
-    """Nothing of ours but where programs and temporary files are; above all no GIT_DIR and no HOME."""
+def _environment(*, reaches_out: bool) -> dict[str, str]:
+    """Nothing of ours but where programs and temporary files are; above all no GIT_DIR, and no HOME without need."""
     name, email = _IDENTITY
+    settings = {"GIT_CONFIG_GLOBAL": str(_CONFIG), "GIT_CONFIG_NOSYSTEM": "1", "GIT_ALLOW_PROTOCOL": "file"}
+    if reaches_out:
+        settings = {name: os.environ[name] for name in _FOR_THE_NETWORK if name in os.environ}
+        settings["GIT_ALLOW_PROTOCOL"] = "https:ssh:file"
     return {
+        **settings,
         **{name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ},
         "LC_ALL": "C",
-        "GIT_CONFIG_GLOBAL": str(_CONFIG),
-        "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_ATTR_NOSYSTEM": "1",
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_ASKPASS": "true",
-        "GIT_ALLOW_PROTOCOL": "file",
         "GIT_OPTIONAL_LOCKS": "0",
         "GIT_AUTHOR_NAME": name,
         "GIT_AUTHOR_EMAIL": email,

@@ -1,7 +1,7 @@
 """The person's repository, as far as a run may touch it: its own refs, and one line in ``info/exclude``.
 
 It owns pinning the base, moving the run's branch, and finding a phase's commit on it; it never touches a checkout, an
-index, a stash, a setting or anybody else's ref. The workspace is its only caller.
+index, a stash, a setting or anybody else's ref. The workspace calls it, and ``remote`` for the mirror of a URL.
 """
 
 from __future__ import annotations
@@ -73,11 +73,13 @@ class Repository:
         await self._set_ref(self.branch_ref, commit, current or _NO_COMMIT)
 
     async def find_commit(self, trailers: Mapping[str, str]) -> str | None:
-        """The newest commit of the run's branch, since its base, with exactly these values of these trailers."""
+        """The newest commit of the run's branch, since its base if known, with exactly these values of trailers."""
         if await commit_of(self._git, self.branch_ref) is None:
             return None
         keys = "%x00".join(f"%(trailers:key={key},valueonly,separator=%x1f)" for key in trailers)
-        log = await self._git.run("log", f"--format=%H%x00{keys}", f"{self.base_ref}..{self.branch_ref}", "--")
+        is_pinned = await commit_of(self._git, self.base_ref) is not None
+        since = f"{self.base_ref}..{self.branch_ref}" if is_pinned else self.branch_ref
+        log = await self._git.run("log", f"--format=%H%x00{keys}", since, "--")
         values = [trailer_value(value) for value in trailers.values()]
         found = (line.split("\0") for line in log.splitlines())
         return next((fields[0] for fields in found if fields[1:] == values), None)

@@ -19,12 +19,14 @@ from pathlib import Path
 
 from autopack_mcp.errors import EditMisfit, Misfit, UnusableReply, WorkspaceError
 from autopack_mcp.plans.plan import DEFAULT_LIMITS, PlanLimits
+from autopack_mcp.plans.repository_url import is_url
 from autopack_mcp.replies.edited import FILE_LIMIT_BYTES, AppliedHow, edited_text
 from autopack_mcp.replies.edits import DeleteFile, Edit, by_path, source_of
 from autopack_mcp.replies.path_rules import check_allowed, check_path, is_allowed, matches
 from autopack_mcp.runs.files import delete_file, read_file, write_file
 from autopack_mcp.runs.git import CLONE_TIMEOUT_S, Git, add_lines, commit_of, complaint, run_git
 from autopack_mcp.runs.lanes import LANES, new_text
+from autopack_mcp.runs.remote import RemoteRepository, remote_base
 from autopack_mcp.runs.repository import OURS, Repository, trailer_value
 from autopack_mcp.runs.verify import ending_of, package_settings, reach_of, run_plan_command, shown_output
 from autopack_mcp.sandbox import Sandbox
@@ -34,6 +36,8 @@ SETUP_TIMEOUT_S = 1_800  # Installing dependencies from a slow network; verifica
 CONTEXT_FILES_LIMIT = 200  # Files shown to a builder at most, whatever they weigh.
 MESSAGE_LIMIT = 4_000  # Characters of a commit message.
 SUBJECT_LIMIT = 100  # Of its first line.
+
+MIRRORS = ".mirrors"  # Beside the workspaces: no run's id begins with a dot.
 
 _MADE, _SET_UP = "autopack-workspace", "autopack-setup"  # Files in .git that say what is done; written last.
 # Written by tools, long, and never by a builder: shown only when a plan asks for them.
@@ -65,15 +69,18 @@ class _Planned:
     how: AppliedHow
 
 
-async def pin_base(repository: Path, run_id: str, base: str) -> str:
+async def pin_base(repository: Path | str, run_id: str, base: str) -> str:
     """Pin what a run starts from in the person's repository; returns the commit, the same one every time.
 
-    Writes ``refs/autopack/<run_id>/base`` and, once, a line in ``info/exclude``; nothing else.
+    Writes ``refs/autopack/<run_id>/base`` and, once, a line in ``info/exclude``; nothing else. Behind a URL nothing is
+    written yet: the commit is looked up, and whoever makes the workspace puts the run's branch there.
 
     Raises:
         WorkspaceError: no repository there, no such base, no commit at all, or a branch in the way.
     """
-    return await Repository(repository, run_id).pin_base(base)
+    if is_url(str(repository)):
+        return await remote_base(str(repository), base)
+    return await Repository(Path(repository), run_id).pin_base(base)
 
 
 class Workspace:
@@ -81,11 +88,11 @@ class Workspace:
 
     Args:
         path: where the clone is or will be.
-        repository: the person's repository.
+        repository: the person's repository, a path or a URL.
         run_id: names the refs in it; letters, digits, dots and dashes.
     """
 
-    def __init__(self, path: Path, repository: Path, run_id: str) -> None:
+    def __init__(self, path: Path, repository: Path | str, run_id: str) -> None:
         self.path = path
         self.repository = repository
         self.run_id = run_id
@@ -104,6 +111,8 @@ class Workspace:
             WorkspaceError: the repository is gone, or git refused.
         """
         repository = self._home()
+        if isinstance(repository, RemoteRepository):
+            repository = await repository.fetch(base_commit)
         if await self._is_sound(base_commit):
             return
         await asyncio.to_thread(self._remove_remains)
@@ -217,9 +226,10 @@ class Workspace:
     async def publish(self, commit: str) -> None:
         """Bring ``commit`` and its history to the branch ``autopack/<run_id>`` of the repository, forward only.
 
-        The objects are fetched from the workspace, then the branch is moved if it is still where it was. The ref is
-        moved by itself rather than by a push: that works in a bare repository and when the person has the branch
-        checked out (their files stay as they are), and it runs none of their hooks.
+        To a URL it is pushed, from a mirror that no command of a run can reach. For a path the objects are fetched from
+        the workspace, then the branch is moved if it is still where it was. The ref is moved by itself rather than by a
+        push: that works in a bare repository and when the person has the branch checked out (their files stay as they
+        are), and it runs none of their hooks.
 
         Raises:
             WorkspaceError: the repository has moved away, or its branch has commits that are not ours.
@@ -262,8 +272,10 @@ class Workspace:
         """The first ``limit`` files of the current commit, by name."""
         return tuple(sorted(await self._tracked_files())[:limit])
 
-    def _home(self) -> Repository:
-        return Repository(self.repository, self.run_id)
+    def _home(self) -> Repository | RemoteRepository:
+        if is_url(str(self.repository)):
+            return RemoteRepository(str(self.repository), self.run_id, self.path.parent / MIRRORS)
+        return Repository(Path(self.repository), self.run_id)
 
     # Making the clone --------------------------------------------------------------------------------------------
 

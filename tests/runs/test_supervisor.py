@@ -319,3 +319,35 @@ def _rewrite_script(connection, run_id: str, path: str) -> None:
     changed = text.replace('"a.txt": "a\\n"', f'"{path}": "evil\\n"').replace('"a.txt":"a\\n"', f'"{path}":"evil\\n"')
     assert changed != text
     connection.execute(update(runs).where(runs.c.run_id == run_id).values(plan_json=changed))
+
+
+async def test_a_plan_with_a_url_is_pushed_phase_by_phase(house: House, repository: Path, tmp_path: Path) -> None:
+    git(tmp_path, "clone", "--quiet", "--bare", "project", "server.git")
+    async with house.supervising():
+        run_id = await house.start(a_plan(f"file://{tmp_path}/server.git"))
+        run = await house.stopped(run_id)
+
+    assert run.state == "succeeded", run.why
+    server = tmp_path / "server.git"
+    assert git(server, "log", "--format=%s", f"main..{run.branch}").splitlines() == ["Phase b", "Phase a"]
+    assert [phase.commit for phase in run.phases][-1] == git(server, "rev-parse", run.branch)
+    assert git(repository, "for-each-ref", "--format=%(refname)") == "refs/heads/main"
+
+
+async def test_a_branch_moved_behind_a_url_stops_the_run_for_a_person(
+    house: House, repository: Path, tmp_path: Path
+) -> None:
+    git(tmp_path, "clone", "--quiet", "--bare", "project", "server.git")
+    server = tmp_path / "server.git"
+    house.gate.close()
+    async with house.supervising():
+        run_id = await house.start(a_plan(f"file://{server}"))
+        await house.gate.reached.wait()
+        other = git(server, "commit-tree", "-m", "mine", "-p", "main", "main^{tree}")
+        git(server, "update-ref", f"refs/heads/autopack/{run_id}", other)
+        house.gate.open()
+        run = await house.stopped(run_id)
+
+    assert run.state == "needs_attention"
+    assert "was moved by somebody else" in run.why
+    assert git(server, "rev-parse", run.branch) == other

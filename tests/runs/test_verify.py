@@ -231,7 +231,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 def person_of(workspace: Workspace) -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], "HOME": str(workspace.repository.parent)}
+    return {"PATH": os.environ["PATH"], "HOME": str(Path(workspace.repository).parent)}
 
 
 @needs_bubblewrap
