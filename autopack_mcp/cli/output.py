@@ -25,8 +25,15 @@ def print_json(answer: object) -> None:
     click.echo(json.dumps(plain(answer), indent=2, ensure_ascii=False))
 
 
+def print_notice(notice: str) -> None:
+    """What is wrong with the configuration, beside the answer that was asked for."""
+    if notice:
+        click.echo(f"Notice: {notice}", err=True)
+
+
 def print_runs(found: RunList) -> None:
     """One line a run."""
+    print_notice(found.notice)
     if not found.runs:
         click.echo("There are no runs yet. Start one with: autopack-mcp start PLAN")
         return
@@ -48,6 +55,7 @@ def print_runs(found: RunList) -> None:
 
 def print_run(run: RunSummary) -> None:
     """A whole run: how it stands, what it needs, its phases."""
+    print_notice(run.notice)
     kind = " — rehearsal: no model was called, no tokens were bought" if run.is_rehearsal else ""
     click.echo(f"{run.run_id}  {run.state}  {run.percent_complete:g} %  {run.plan_name}{kind}")
     click.echo(f"  {run.why}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from autopack_mcp.cli.output import print_orders, print_table
+from autopack_mcp.cli.output import print_notice, print_orders, print_table
 from autopack_mcp.summary.shown import tokens_text, usd_text
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class _Sums(Protocol):
 
 def print_usage(usage: UsageSummary) -> None:
     """Everything about one span of time but its days, which are for charts: providers first, then what was used."""
+    print_notice(usage.notice)
     kind = f"{usage.period} " if usage.period else ""
     click.echo(f"{kind}{usage.window_label}: {tokens_text(usage.total_tokens)} tokens,"
                f" {usd_text(usage.cost_usd, usage.unpriced_calls)}; core {tokens_text(usage.core_tokens)},"

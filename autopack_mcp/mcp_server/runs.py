@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 CURSOR_CHARS = 110  # As long as the longest cursor: sixteen digits and a run id of 64 characters, in base64.
 NAME_BYTES = 60  # Of a plan's name in a list.
+NOTICE_BYTES = 400  # Of what is wrong with the configuration, in a list.
 RUNS_AT_FIRST = 10  # Of a list, unless asked for more: a chat wants the newest.
 
 # Promised by name (docs/mcp.md): always there, null included. The names are texts, and cut to the room.
@@ -119,6 +120,7 @@ def _status(run: RunSummary, room: Room) -> Answer:
         **{name: plain(getattr(run, name)) for name in NUMBERS},
         "needs_you": _needs_you(run.needs_you, room),
         **known(
+            notice=short(run.notice, room.text),
             why=short(run.why, room.text),
             current_phase_state=run.current_phase_words,
             **{name: plain(getattr(run, name)) for name in SIBLINGS},
@@ -226,6 +228,7 @@ def _run_list(found: RunList, count: int) -> Answer:
         "total": found.total,
         # A placeholder as long as any cursor, while it is still being measured how many fit.
         "next_cursor": found.next_cursor if count == len(found.runs) else "x" * CURSOR_CHARS,
+        **known(notice=short(found.notice, NOTICE_BYTES)),
     }
 
 
@@ -238,7 +241,7 @@ def _unfinished(found: RunList) -> Answer:
             "headline": found.hint,
             "runs": [_run_line(run) for run in found.runs[:count]],
             "total": found.total,
-            **known(truncated=left_out),
+            **known(notice=short(found.notice, NOTICE_BYTES), truncated=left_out),
         }
 
     return build(how_many_fit(build, len(found.runs)))

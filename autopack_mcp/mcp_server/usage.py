@@ -103,6 +103,7 @@ def _answer(found: UsageSummary, rows: int, *, with_days: bool = False) -> Answe
         "auxiliary_tokens": found.auxiliary_tokens,
         "note": found.note,
         **known(
+            notice=short(found.notice, SAYS_BYTES * 2),
             categories={short(row.category or "none", NAME_BYTES): row.total_tokens for row in found.categories[:rows]},
             runs=[*map(_run, (found.runs or ())[:rows])],
             runs_note=found.runs_note,

@@ -34,6 +34,7 @@ from autopack_mcp.runs.store import events_of_run, run_by_id
 from autopack_mcp.runs.supervision import SupervisorRecord
 from autopack_mcp.summary.alerts import AlertView, alerts_of_run
 from autopack_mcp.summary.needs import NeedsYou, needs_you_now, usable
+from autopack_mcp.summary.notices import config_notice
 from autopack_mcp.summary.orders import OrderView, orders_of_run
 from autopack_mcp.summary.waiting import advancers, why_it_waits
 from autopack_mcp.text_safety import visible
@@ -137,7 +138,8 @@ class RunSummary:
     ``supervisor`` says who advances the run; ``sandbox`` how its commands are confined, None before the first one.
     ``notes`` are oldest first, ``recent_events`` newest first. ``aliases`` are the predecessor's words for ``state``.
     ``orders`` are the standing orders that may stop the run or tell of it, and those that have; ``alerts`` the newest
-    ones about what it counts on. Texts are made visible and cut to a limit; what is longer ends in "…".
+    ones about what it counts on; ``notice`` says when the configuration cannot be used, "" otherwise. Texts are made
+    visible and cut to a limit; what is longer ends in "…".
     """
 
     run_id: str
@@ -185,6 +187,7 @@ class RunSummary:
     aliases: tuple[str, ...]
     orders: tuple[OrderView, ...] = ()
     alerts: tuple[AlertView, ...] = ()
+    notice: str = ""
 
     @property
     def is_waiting(self) -> bool:
@@ -216,12 +219,16 @@ class RunLine:
 
 @dataclass(frozen=True, slots=True)
 class RunList:
-    """Some runs, newest first. ``next_cursor`` asks for the rest and is None at the end; ``hint`` says so in words."""
+    """Some runs, newest first. ``next_cursor`` asks for the rest and is None at the end; ``hint`` says so in words.
+
+    ``notice`` as in RunSummary.
+    """
 
     runs: tuple[RunLine, ...]
     total: int
     next_cursor: str | None
     hint: str
+    notice: str = ""
 
 
 # The predecessor's words (contract 26), for whoever reads what a person typed.
@@ -268,6 +275,7 @@ def run_summary(
         recent_events=tuple(map(_event_view, events_of_run(connection, run_id, EVENTS_SHOWN))),
         orders=orders_of_run(connection, run),
         alerts=alerts_of_run(connection, run, now),
+        notice=config_notice(settings),
     )
 
 

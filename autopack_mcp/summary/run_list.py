@@ -19,6 +19,7 @@ from autopack_mcp.runs.overview import PhaseCounts, phase_counts, runs_after, su
 from autopack_mcp.runs.records import RunRecord
 from autopack_mcp.runs.store import count_runs, unfinished_runs
 from autopack_mcp.summary.needs import waits_for_person
+from autopack_mcp.summary.notices import config_notice
 from autopack_mcp.summary.run import NAME_LIMIT, RunLine, RunList, RunSummary, run_summary
 from autopack_mcp.summary.waiting import advancers
 from autopack_mcp.text_safety import visible
@@ -80,10 +81,10 @@ def current_run(
         return run_summary(connection, run_id, now, settings)
     unfinished = unfinished_runs(connection)
     if not unfinished:
-        return RunList((), 0, None, NO_RUNS)
+        return RunList((), 0, None, NO_RUNS, config_notice(settings))
     shown = unfinished[:RUNS_LIMIT]
     hint = f"{len(unfinished)} runs are unfinished; name the one you mean."
-    return RunList(_run_lines(connection, shown, now), len(unfinished), None, hint)
+    return RunList(_run_lines(connection, shown, now), len(unfinished), None, hint, config_notice(settings))
 
 
 def _run_lines(connection: Connection, runs: Sequence[RunRecord], now: datetime) -> tuple[RunLine, ...]:

@@ -7,6 +7,7 @@ list of query functions. It writes nothing and words nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
@@ -17,6 +18,7 @@ from autopack_mcp.database.engine import Database
 from autopack_mcp.runs.overview import supervisors_known
 from autopack_mcp.summary.context_block import context_block
 from autopack_mcp.summary.kept import KeptAnswers
+from autopack_mcp.summary.notices import config_notice
 from autopack_mcp.summary.orders import OrderView, order_views
 from autopack_mcp.summary.run import RunList, RunSummary, run_summary
 from autopack_mcp.summary.run_list import RUNS_SHOWN, current_run, list_runs
@@ -183,7 +185,7 @@ class Summaries:
         return current_run(connection, self._clock.now(), self._settings)
 
     def _runs(self, connection: Connection, limit: int, cursor: str | None) -> RunList:
-        return list_runs(connection, self._clock.now(), limit, cursor)
+        return replace(list_runs(connection, self._clock.now(), limit, cursor), notice=config_notice(self._settings))
 
     def _usage(
         self,

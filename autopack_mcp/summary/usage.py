@@ -32,6 +32,7 @@ from autopack_mcp.summary.caps import (
     usd_or_none,
     worse_level,
 )
+from autopack_mcp.summary.notices import config_notice
 from autopack_mcp.summary.orders import OrderView, order_views
 from autopack_mcp.summary.pace import BurnRate, without_pace
 from autopack_mcp.text_safety import visible
@@ -168,7 +169,7 @@ class UsageSummary:
     present rate; there are none for anything but the present window. ``breaches`` counts how often a cap was found
     exceeded in the span. ``runs`` are those with calls in the span; None where they were not told apart, and then
     ``runs_note`` says why. ``pace_note`` says of how many caps there is no pace. ``note`` says what is not in these
-    numbers. ``orders`` are the standing orders in force, in
+    numbers, ``notice`` is RunSummary's. ``orders`` are the standing orders in force, in
     the present window only; ``alerts`` the newest ones raised in the span.
     """
 
@@ -199,6 +200,7 @@ class UsageSummary:
     orders: tuple[OrderView, ...] = ()
     alerts: tuple[AlertView, ...] = ()
     pace_note: str = ""
+    notice: str = ""
 
 
 def usage_summary(
@@ -255,6 +257,7 @@ def usage_summary(
         note=REHEARSALS_EXCLUDED,
         orders=order_views(connection) if span.is_present else (),
         alerts=alerts_in_window(connection, span.start, span.end),
+        notice=config_notice(lambda: settings),
     )
 
 

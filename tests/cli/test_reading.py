@@ -85,6 +85,16 @@ def test_config_check_names_every_problem_with_its_line(home: Path, capsys: pyte
     assert "models.yaml:4" in said
 
 
+@pytest.mark.parametrize("verb", ["status", "runs"])
+def test_a_config_that_cannot_be_used_is_told_beside_the_answer(home: Path, verb: str) -> None:
+    home.mkdir()
+    (home / "models.yaml").write_text("providers:\n  openai:\n    autopack_share: 7\n", encoding="utf-8")
+
+    answer = run(verb)
+    assert (answer.exit_code, answer.stdout.count("Notice")) == (0, 0)
+    assert f"Notice: The configuration cannot be used: {home / 'models.yaml'}:3: error: " in answer.stderr
+
+
 def test_config_check_says_which_keys_are_missing_and_never_shows_one(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,11 @@ def test_a_phase_in_hand_of_a_paused_run_says_that_it_waits_and_its_own_caps() -
     assert answer["current_phase_state"] == "building (paused)"
 
 
+def test_a_configuration_that_cannot_be_used_is_told_beside_the_status() -> None:
+    assert run_status(run_view(notice="models.yaml:3: error: no"))["notice"] == "models.yaml:3: error: no"
+    assert "notice" not in run_status(run_view())
+
+
 def test_promised_fields_are_there_when_they_are_unknown() -> None:
     nothing = dict.fromkeys(PROMISED[2:6], None)
     answer = run_status(run_view(**nothing, token_cap=None, cost_usd=None, phases=(), total_phases=0))

@@ -391,6 +391,15 @@ def test_a_phase_in_hand_of_a_run_that_stands_still_is_shown_as_paused_with_its_
     assert "12,345 of 20,000 tokens · $0.0812 of $0.50" in text
 
 
+def test_a_configuration_that_cannot_be_used_is_told_on_the_front_page_and_beside_runs_and_usage() -> None:
+    notice = "The configuration cannot be used: <models.yaml>:3: error: no"
+    usage = usage_summary(notice=notice)
+    front = rendering.runs_page(run_list(), (), usage, NOON, is_first=True)
+    for text in (words(front), words(rendering.usage_page(usage, NOON)), run_words(notice=notice)):
+        assert notice in text
+    assert "cannot be used" not in rendering.runs_page(run_list(), (), usage_summary(), NOON, is_first=True)
+
+
 def test_a_long_run_leaves_most_of_its_queue_to_the_page_of_phases() -> None:
     phases = tuple(queued_phase(f"q{n}") for n in range(1_000))
     run = run_summary(phases=phases, total_phases=1_000)
