@@ -6,7 +6,7 @@ PR_SET_CHILD_SUBREAPER), so neither ``setsid`` nor ``env -i`` nor the death of a
 """
 
 # pathlib alone would take as long to load as all the rest.
-# ruff: noqa: PTH110, PTH123, PTH208
+# ruff: noqa: PTH110, PTH113, PTH123, PTH208
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ DRAIN_GRACE_S = 0.2  # `exec > >(tee log)`: a reader may still be writing when t
 _LOOK_S = 0.1  # How often limits are looked at: a process gets half a gigabyte further in between.
 _LOOK_SHARE = 20  # With thousands of processes a look takes long; at most a twentieth of a processor goes into looking.
 _END_LOOK_S = 0.01
+_NICENESS = 5  # Of a command, above ours: a third of the processor when somebody else wants it as well.
 _WORST_TO_KEEP = (
     "1000"  # The kernel's own choice when memory ends: the command, and neither us nor the person's desktop.
 )
@@ -44,7 +45,8 @@ def is_possible() -> bool:
     # Lazy: a keeper itself, which asks for nothing of the kind, starts in less time without the import.
     from importlib.util import find_spec
 
-    return sys.platform == "linux" and bool(sys.executable) and find_spec("_ctypes") is not None
+    is_startable = bool(sys.executable) and os.path.isfile(__file__)  # Not so inside an archive.
+    return sys.platform == "linux" and is_startable and find_spec("_ctypes") is not None
 
 
 def keeper_argv(leash_fd: int, limits: Sequence[int], argv: Sequence[str]) -> list[str]:
@@ -66,18 +68,19 @@ class _Limits:
         self._memory_mb = memory_mb
         self._processes = processes
 
-    def passed(self, pids: Sequence[int]) -> str | None:
-        """The limit that these descendants of ours have passed, with what they used; None while they keep to all."""
+    def passed(self) -> str | None:
+        """The limit that our descendants have passed, with what they used; None while they keep to all."""
+        pids = descendants(self._processes + 1)
         if len(pids) > self._processes:
             return f"processes {len(pids)}"
-        used = [usage for pid in pids if (usage := _usage_of(pid))]
-        cpu_s = _buried_cpu_s() + sum(cpu_s for cpu_s, _ in used)
+        used = {pid: usage for pid in pids if (usage := _usage_of(pid))}
+        cpu_s = _buried_cpu_s() + sum(cpu_s for cpu_s, _ in used.values())
         if cpu_s > self._cpu_s:
             return f"cpu_s {int(cpu_s) + 1}"
-        if sum(resident for _, resident in used) <= self._memory_mb * _MEGABYTE:
+        if sum(resident for _, resident in used.values()) <= self._memory_mb * _MEGABYTE:
             return None
         # Pages that several processes share were counted several times; looking closer is dear, and seldom necessary.
-        memory_mb = sum(map(_share_of_memory, pids)) // _MEGABYTE
+        memory_mb = sum(_share_of_memory(pid, resident) for pid, (_, resident) in used.items()) // _MEGABYTE
         return f"memory_mb {memory_mb}" if memory_mb > self._memory_mb else None
 
 
@@ -100,6 +103,9 @@ class Keeper:
                 self._child = os.posix_spawnp(argv[0], list(argv), environment, setsid=True, setsigdef=ignored)
             except OSError as error:
                 return f"{FAILED} {error.errno}"
+        # Whatever it starts yields to us, and to the heartbeats of who started us, when there is too little processor.
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PGRP, self._child, os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
         why = self._watch()
         if why is None:
             self._wait_until_alone(DRAIN_GRACE_S)
@@ -117,7 +123,7 @@ class Keeper:
             if self._exit_code is not None:
                 return None
             began_s = time.monotonic()
-            passed = self._limits.passed(descendants())
+            passed = self._limits.passed()
             if passed is not None:
                 return f"{PASSED} {passed}"
             pause_s = max(_LOOK_S, _LOOK_SHARE * (time.monotonic() - began_s))
@@ -131,10 +137,21 @@ class Keeper:
         told = False
         while not self._bury() and time.monotonic() < deadline_s:
             if number is not None and (number == signal.SIGKILL or not told):
-                _tell(descendants(), number)
+                self._tell(number)
                 told = True
             self._children_happen.poll(_END_LOOK_S * 1_000)
             self._forget_wakes()
+
+    def _tell(self, number: signal.Signals) -> None:
+        """Send a signal to all descendants, by their groups: the kernel gives it to a group as one, births included.
+
+        They all live in sessions that began below us, so nobody else is in their groups.
+        """
+        if self._exit_code is None:
+            # Before looking around, which takes long where processes double: most of them stay in this group.
+            _signal_group(self._child, number)
+        for group in {facts[2] for pid in descendants() if (facts := _stat(pid))}:
+            _signal_group(int(group), number)
 
     def _bury(self) -> bool:
         """Take the exit status of all dead children; True when there is none left, and so no descendant at all.
@@ -157,13 +174,13 @@ class Keeper:
                 pass
 
 
-def descendants() -> list[int]:
-    """All living processes below this one."""
+def descendants(most: int = sys.maxsize) -> list[int]:
+    """All processes below this one, the nearest first; about as many as ``most`` are enough."""
     children_of = _listed_children if os.path.exists(f"/proc/self/task/{os.getpid()}/children") else _all_children()
     found: list[int] = []
     known = {os.getpid()}
     waiting = [os.getpid()]
-    while waiting:
+    while waiting and len(found) < most:
         born = [pid for pid in children_of(waiting.pop()) if pid not in known]
         known.update(born)
         found += born
@@ -205,10 +222,10 @@ def _stat(pid: int) -> list[str]:
     return _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
 
 
-def _share_of_memory(pid: int) -> int:
-    """Bytes, with each shared page divided among those that share it; 0 when it cannot be known."""
+def _share_of_memory(pid: int, resident: int) -> int:
+    """Bytes, with each shared page divided among those that share it; all that is ``resident`` when it hides that."""
     words = _text(f"/proc/{pid}/smaps_rollup").partition("\nPss:")[2].split(None, 1)
-    return int(words[0]) * 1_024 if words else 0
+    return int(words[0]) * 1_024 if words else resident
 
 
 def _buried_cpu_s() -> float:
@@ -224,10 +241,10 @@ def _text(file: str) -> str:
     return ""
 
 
-def _tell(pids: Iterable[int], number: signal.Signals) -> None:
-    for pid in pids:
+def _signal_group(group: int, number: signal.Signals) -> None:
+    if group not in (0, os.getpgrp()):
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, number)
+            os.killpg(group, number)
 
 
 @contextlib.contextmanager

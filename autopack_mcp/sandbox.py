@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +43,7 @@ _CERTIFICATE_VARIABLES = (
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "PIP_CERT",
     "GIT_SSL_CAINFO",
 )  # fmt: skip
+_MEGABYTE = 1_000_000
 _RESOLVER = "/run/systemd/resolve"  # Where /etc/resolv.conf often points; without it a network has no names.
 
 
@@ -51,7 +52,8 @@ class Reach:
     """What a sandboxed command may touch, as absolute paths; a plain sandbox cannot enforce it.
 
     ``protected`` stays read-only although it lies inside ``writable``; ``hidden`` is empty for the command, but for
-    what the other three show of it.
+    what the other three show of it. ``scratch_mb`` bounds each of the folders that are its own (``/tmp``, a home):
+    they lie in memory, and with None the kernel gives each of them half of it.
     """
 
     writable: tuple[Path, ...]
@@ -59,6 +61,7 @@ class Reach:
     protected: tuple[Path, ...] = ()
     hidden: tuple[Path, ...] = ()
     network: bool = False
+    scratch_mb: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +71,14 @@ class Sandbox:
     kind: Literal["bubblewrap", "plain"]
     description: str
     program: str = ""
+    can_size: bool = False
 
     def wrap(self, argv: Sequence[str], reach: Reach, environ: Mapping[str, str]) -> tuple[str, ...]:
         """``argv`` as it must be started to be confined; ``environ`` is the command's, for its HOME and PATH."""
         if self.kind == "plain":
             return tuple(argv)
-        return (self.program, *_confinement(reach, environ), "--", *argv)
+        sized = reach if self.can_size else replace(reach, scratch_mb=None)
+        return (self.program, *_confinement(sized, environ), "--", *argv)
 
 
 def plain_sandbox(why: str) -> Sandbox:
@@ -89,17 +94,27 @@ def detect_sandbox(environ: Mapping[str, str]) -> Sandbox:
     program = shutil.which("bwrap", path=environ.get("PATH"))
     if program is None:
         return plain_sandbox("bubblewrap is not installed")
-    sandbox = Sandbox("bubblewrap", f"{CONFINED} {_keeping()}", program)
+    sandbox = Sandbox("bubblewrap", f"{CONFINED} {_keeping()}", program, can_size=True)
+    # Older versions know no sizes, and one that is set-uid grants none; that is no reason to do without it.
+    failure = ""
+    for candidate in (sandbox, replace(sandbox, can_size=False)):
+        failure = _failure(candidate, environ)
+        if not failure:
+            return candidate
+    return plain_sandbox(failure)
+
+
+def _failure(sandbox: Sandbox, environ: Mapping[str, str]) -> str:
+    """Why a command cannot be confined so, in words; empty when it can."""
     with tempfile.TemporaryDirectory() as folder:
-        argv = sandbox.wrap(["true"], Reach(writable=(Path(folder),)), environ)
+        argv = sandbox.wrap(["true"], Reach(writable=(Path(folder),), scratch_mb=1), environ)
         try:
             probe = subprocess.run(argv, capture_output=True, timeout=PROBE_TIMEOUT_S, check=False, env=dict(environ))
         except (OSError, subprocess.TimeoutExpired) as error:
-            return plain_sandbox(f"bubblewrap does not start ({error})")
-    if probe.returncode != 0:
-        complaint = probe.stderr.decode("utf-8", "replace").strip().partition("\n")[0]
-        return plain_sandbox(f"bubblewrap is installed but does not work here ({complaint or probe.returncode})")
-    return sandbox
+            return f"bubblewrap does not start ({error})"
+    complaint = probe.stderr.decode("utf-8", "replace").strip().partition("\n")[0]
+    says = f"bubblewrap is installed but does not work here ({complaint or probe.returncode})"
+    return says if probe.returncode != 0 else ""
 
 
 def _keeping() -> str:
@@ -112,9 +127,9 @@ def _confinement(reach: Reach, environ: Mapping[str, str]) -> list[str]:
     flags = ["--die-with-parent", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     flags += ["--cap-drop", "ALL"] + ([] if reach.network else ["--unshare-net"])
     flags += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
-    flags += _mounts("--tmpfs", [folder for folder in private if folder.is_dir() and not folder.is_symlink()])
+    flags += _scratch([folder for folder in private if folder.is_dir() and not folder.is_symlink()], reach.scratch_mb)
     flags += _binds("--ro-bind-try", _tools(private, environ) + ([Path(_RESOLVER)] if reach.network else []))
-    flags += _mounts("--tmpfs", reach.hidden)
+    flags += _scratch(reach.hidden, reach.scratch_mb)
     flags += _binds("--ro-bind", reach.readable) + _binds("--bind", reach.writable)
     flags += _binds("--ro-bind", reach.protected)
     return [*flags, "--setenv", "TMPDIR", "/tmp", "--chdir", str(reach.writable[0])]
@@ -141,8 +156,9 @@ def _program_folders(entry: Path) -> list[Path]:
     return [entry.parent, (entry / "python").resolve().parent.parent]
 
 
-def _mounts(flag: str, folders: Iterable[Path]) -> list[str]:
-    return [word for folder in folders for word in (flag, str(folder))]
+def _scratch(folders: Iterable[Path], size_mb: int | None) -> list[str]:
+    size = [] if size_mb is None else ["--size", str(size_mb * _MEGABYTE)]
+    return [word for folder in folders for word in (*size, "--tmpfs", str(folder))]
 
 
 def _binds(flag: str, folders: Iterable[Path]) -> list[str]:

@@ -51,7 +51,8 @@ for _ in range(4):
     os.wait()
 '"""
 MANY_AT_ONCE = "i=0; while [ $i -lt 40 ]; do sleep 600 & i=$((i+1)); done; wait"
-BOMB = "bomb() { bomb | bomb & }; bomb; sleep 600"
+# Each starts two more, six times over: as fast as a fork bomb, and 127 at the most whatever becomes of the limit.
+DOUBLING = "double() { if [ $1 -gt 0 ]; then double $(($1 - 1)) & double $(($1 - 1)) & fi; sleep 60; }; double 6"
 
 
 @pytest.fixture(autouse=True)
@@ -182,7 +183,7 @@ async def test_without_its_keeper_a_command_is_still_ended_by_its_marks(tmp_path
         pytest.param(MANY_SHORT_ONES, {"cpu_s": 1}, "cpu_s", id="many that have ended"),
         pytest.param(HELD_TOGETHER, {"memory_mb": 100}, "memory_mb", id="memory of several together"),
         pytest.param(MANY_AT_ONCE, {"processes": 20}, "processes", id="processes"),
-        pytest.param(BOMB, {"processes": 50}, "processes", id="a fork bomb"),
+        pytest.param(DOUBLING, {"processes": 50}, "processes", id="processes that double"),
         pytest.param("yes", {"output_mb": 1}, "output_mb", id="output"),
     ],
 )
@@ -202,6 +203,13 @@ async def test_memory_that_processes_share_counts_once(tmp_path: Path) -> None:
     result = await run(SHARED, tmp_path, limits=replace(AMPLE, memory_mb=150))
 
     assert (result.exit_code, result.passed) == (0, None)
+
+
+def test_what_hides_whom_it_shares_memory_with_counts_in_full() -> None:
+    nobody = 2**31 - 1
+
+    assert keeper._share_of_memory(nobody, 7) == 7
+    assert keeper._share_of_memory(os.getpid(), 7) > 1_000_000
 
 
 async def test_a_deadline_is_told_apart_from_a_limit(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,9 @@ def home(tmp_path: Path) -> Path:
     return home
 
 
-async def confined(script: str, home: Path, *, network: bool = False, data: bool = False) -> CommandResult:
+async def confined(
+    script: str, home: Path, *, network: bool = False, data: bool = False, scratch_mb: int | None = None
+) -> CommandResult:
     environ: Mapping[str, str] = {"PATH": f"{home}/venv/bin:{os.environ['PATH']}", "HOME": str(home)}
     work = home / "work"
     reach = Reach(
@@ -40,6 +43,7 @@ async def confined(script: str, home: Path, *, network: bool = False, data: bool
         protected=(work / ".git",),
         hidden=(home / "data",),
         network=network,
+        scratch_mb=scratch_mb,
     )
     argv = SANDBOX.wrap(["sh", "-c", script], reach, environ)
     return await run_command(argv, cwd=work, env=environ, timeout_s=10)
@@ -113,6 +117,29 @@ async def test_a_confined_command(home: Path, script: str, works: bool) -> None:
 @pytest.mark.anyio
 async def test_what_is_readable_is_shown_although_it_lies_in_a_hidden_folder(home: Path) -> None:
     assert (await confined("cat ~/data/ledger", home, data=True)).output == "ours"
+
+
+@pytest.mark.skipif(not SANDBOX.can_size, reason="this bubblewrap knows no sizes")
+@pytest.mark.anyio
+@pytest.mark.parametrize("folder", ["/tmp", "~"])
+async def test_folders_in_memory_are_full_at_their_size(home: Path, folder: str) -> None:
+    result = await confined(f"head -c 2000000 /dev/zero > {folder}/made", home, scratch_mb=1)
+
+    assert result.exit_code != 0
+    assert "No space left on device" in result.output
+
+
+def test_an_older_bubblewrap_is_used_without_sizes(tmp_path: Path) -> None:
+    older = tmp_path / "bwrap"
+    older.write_text('#!/bin/sh\ncase "$*" in *--size*) echo "bwrap: Unknown option --size" >&2; exit 1;; esac\n')
+    older.chmod(0o755)
+    reach = Reach(writable=(tmp_path,), scratch_mb=1)
+
+    sandbox = detect_sandbox({"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+
+    assert (sandbox.kind, sandbox.can_size) == ("bubblewrap", False)
+    assert "--size" not in sandbox.wrap(["true"], reach, {})
+    assert "--size" in replace(sandbox, can_size=True).wrap(["true"], reach, {})
 
 
 @needs_bubblewrap

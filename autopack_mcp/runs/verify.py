@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -122,7 +122,8 @@ async def run_plan_command(
         WorkspaceError: it could not be started at all.
     """
     env = clean_environment(environ, secret_variables)
-    argv = sandbox.wrap(["sh", "-c", command], reach, env)
+    # Its own /tmp and home lie in memory, where nobody but the kernel sees how much is in them.
+    argv = sandbox.wrap(["sh", "-c", command], replace(reach, scratch_mb=limits.memory_mb), env)
     try:
         result = await run_command(
             argv, cwd=workspace, env=env, timeout_s=timeout_s, label=label, limits=limits_in_force(limits, timeout_s)
