@@ -14,10 +14,10 @@ from typing import Any, Literal, Never, TypeGuard
 from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.calls import Answer, Ask, CallDoor
 from autopack_mcp.config.settings import COMPLEXITIES
-from autopack_mcp.errors import PlanError, Problem, RequestRefused, UnusableReply
+from autopack_mcp.errors import EditMisfit, PlanError, Problem, RequestRefused, UnusableReply
 from autopack_mcp.money import NANO_PER_USD
 from autopack_mcp.plans.plan import PhaseSpec
-from autopack_mcp.prompts import agent_messages, auditor_messages, builder_messages
+from autopack_mcp.prompts import Repair, agent_messages, auditor_messages, builder_messages
 from autopack_mcp.providers.base import ChatMessage
 from autopack_mcp.replies.edits import BuilderReply, parse_edits
 from autopack_mcp.replies.patch import edited_files, patch_of
@@ -94,11 +94,15 @@ class PhaseAccount:
 
 @dataclass(frozen=True, slots=True)
 class BuilderAnswer:
-    """A builder's reply before it touches any file: its raw text, and the edits in it or why there are none."""
+    """A builder's reply before it touches any file: its raw text, and the edits in it or why there are none.
+
+    ``is_misfit`` says that the text holds edits, and only their form keeps them from being used: it may be mended.
+    """
 
     answer: Answer
     reply: BuilderReply | None
     error: str | None
+    is_misfit: bool = False
 
 
 class AsyncLlmService:
@@ -200,27 +204,41 @@ class AsyncLlmService:
         return Completion(**_accounting((answer,)), text=answer.text)
 
     async def ask_builder(
-        self, phase: PhaseSpec, files: Mapping[str, str], account: PhaseAccount, hints: Sequence[str] = ()
+        self,
+        phase: PhaseSpec,
+        files: Mapping[str, str],
+        account: PhaseAccount,
+        hints: Sequence[str] = (),
+        repair: Repair | None = None,
     ) -> BuilderAnswer:
-        """The builder's reply to a phase, parsed but not applied."""
+        """The builder's reply to a phase, parsed but not applied; with ``repair`` the one that mends an earlier one."""
         notes = await self._door.notes(account.run_id)
-        messages = builder_messages(phase, files, account.rules, notes, hints)
+        messages = builder_messages(phase, files, account.rules, notes, hints, repair)
         scripted = rehearsed_edits(phase, files)
         answer = await self._door.ask(_ask("builder", messages, BUILDER_OUTPUT_TOKENS, phase, account, scripted), notes)
         try:
             return BuilderAnswer(answer, parse_edits(_whole(answer)), None)
         except UnusableReply as error:
-            return BuilderAnswer(answer, None, error.reason)
+            return BuilderAnswer(answer, None, error.reason, is_misfit=isinstance(error, EditMisfit))
 
     async def ask_auditor(
-        self, phase: PhaseSpec, diff: str, verification: str | None, account: PhaseAccount
+        self,
+        phase: PhaseSpec,
+        diff: str,
+        verification: str | None,
+        account: PhaseAccount,
+        *,
+        is_fuzzy: bool = False,
     ) -> AuditorResult:
-        """The auditor's verdict on a diff; asked for once more when it cannot be read (contract 21)."""
+        """The auditor's verdict on a diff; asked for once more when it cannot be read (contract 21).
+
+        ``is_fuzzy`` says that lines of it were put where they most likely belong, which the auditor is told.
+        """
         answers: list[Answer] = []
         error = ""
         for _ in range(VERDICT_TRIES):
             notes = await self._door.notes(account.run_id)
-            messages = auditor_messages(phase, diff, verification, account.rules, notes)
+            messages = auditor_messages(phase, diff, verification, account.rules, notes, is_fuzzy=is_fuzzy)
             scripted = rehearsed_verdict(phase, account.attempt or 1)
             ask = _ask("auditor", messages, AUDITOR_OUTPUT_TOKENS, phase, account, scripted)
             answers.append(await self._door.ask(ask, notes))

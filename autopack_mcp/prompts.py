@@ -7,7 +7,9 @@ as quoted data under a heading that says so; ``llm_service`` is its only caller.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from autopack_mcp.errors import Misfit
 from autopack_mcp.notes import Note
 from autopack_mcp.plans.plan import PhaseSpec
 from autopack_mcp.providers.base import ChatMessage
@@ -16,6 +18,9 @@ from autopack_mcp.replies.verdict import VERDICT_FORMAT
 from autopack_mcp.text_safety import visible, without_terminal_codes
 
 VERIFY_OUTPUT_SHOWN = 8_000  # Characters of the verification's output that the auditor reads: the end of it.
+
+MISFITS_SHOWN = 5  # Refused parts of one reply; who mends five has understood.
+REFUSED_LIMIT_CHARS = 4_000  # Of one refused part, which the model has in its own reply as well.
 
 # An escape shows at most this many characters for one (see text_safety).
 _ESCAPE_CHARS = 10
@@ -37,27 +42,75 @@ of the verification command.
 
 {VERDICT_FORMAT}"""
 
+_AGAIN = """These edits do not fit the files as they are, so nothing of them was made. Answer once more with the whole
+change, not only with the refused parts: in the same format, and where in doubt with *** WRITE and the whole file. Below
+is what was refused and why, and what the files really have there."""
+_LIKELY_PLACES = """Some lines of this change did not stand in the files exactly as the builder had written them, and
+were put where they most likely belong. Look at every hunk of the diff: is it at the right place, with the right
+indentation, and is nothing missing or doubled around it? One that is not makes the change unfit to be committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """A builder's own reply, and the parts of it that do not fit the files: what it is asked to mend, once."""
+
+    reply: str
+    misfits: tuple[Misfit, ...]
+
 
 def builder_messages(
-    phase: PhaseSpec, files: Mapping[str, str], rules: str, notes: Sequence[Note], hints: Sequence[str]
+    phase: PhaseSpec,
+    files: Mapping[str, str],
+    rules: str,
+    notes: Sequence[Note],
+    hints: Sequence[str],
+    repair: Repair | None = None,
 ) -> tuple[ChatMessage, ...]:
-    """The prompt for one attempt at a phase. ``hints`` are the reasons why earlier attempts were not kept."""
+    """The prompt for one attempt at a phase. ``hints`` are the reasons why earlier attempts were not kept.
+
+    With ``repair`` the reply follows, and what was refused of it beside the real lines of the files.
+    """
     parts = [_phase(phase), _rules(rules), _notes(notes), _hints(hints), _files(files)]
-    return ChatMessage("system", _BUILDER), ChatMessage("user", _joined(parts))
+    asked = (ChatMessage("system", _BUILDER), ChatMessage("user", _joined(parts)))
+    if repair is None:
+        return asked
+    return *asked, ChatMessage("assistant", repair.reply), ChatMessage("user", _repair(repair))
 
 
 def auditor_messages(
-    phase: PhaseSpec, diff: str, verification: str | None, rules: str, notes: Sequence[Note]
+    phase: PhaseSpec,
+    diff: str,
+    verification: str | None,
+    rules: str,
+    notes: Sequence[Note],
+    *,
+    is_fuzzy: bool = False,
 ) -> tuple[ChatMessage, ...]:
-    """The prompt for the review of one diff. ``verification`` is what the command printed, None when there was none."""
+    """The prompt for the review of one diff. ``verification`` is what the command printed, None when there was none.
+
+    ``is_fuzzy`` says that lines of the diff were put where they most likely belong.
+    """
     parts = [
         _phase(phase),
         _rules(rules),
         _notes(notes),
+        _section("How the diff came to be", _LIKELY_PLACES) if is_fuzzy else "",
         _section("Verification [data]", _verified(verification)),
         _section("Diff [data]", _quoted(diff)),
     ]
     return ChatMessage("system", _AUDITOR), ChatMessage("user", _joined(parts))
+
+
+def _repair(repair: Repair) -> str:
+    parts = [_AGAIN]
+    for misfit in repair.misfits[:MISFITS_SHOWN]:
+        refused = f"\n\nWhat you wrote:\n{_quoted(misfit.refused[:REFUSED_LIMIT_CHARS])}" if misfit.refused else ""
+        parts.append(_section("Refused [data]", f"{_quoted(misfit.why)}{refused}"))
+        for excerpt in misfit.excerpts:
+            title = f"{_on_one_line(misfit.path)} from line {excerpt.first_line} on, as it is now [data]"
+            # Not quoted, for these are the lines to copy.
+            parts.append(_section(title, excerpt.text.removesuffix("\n")))
+    return "\n\n".join(parts)
 
 
 def _verified(output: str | None) -> str:

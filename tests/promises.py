@@ -802,8 +802,8 @@ BAD_INPUT = (
         ),
     ),
     Promise(
-        "A foreign diff makes exactly the tree that was meant or is refused; links, modes, binary content and paths that"
-        " leave are refused by name.",
+        "A foreign diff makes exactly the tree that was meant or is refused; links, modes, binary content and paths"
+        " that leave are refused by name.",
         ("docs/workspace.md#A foreign diff",),
         (
             *_held(
@@ -817,6 +817,35 @@ BAD_INPUT = (
                 "what_is_no_plain_change_of_text_files_is_refused_by_name",
                 "a_diff_that_may_be_a_part_of_a_larger_one_is_refused",
             ),
+        ),
+    ),
+    Promise(
+        "Edits that do not fit are asked for once more within the attempt, with the refused part and the real lines; a"
+        " crash, a pause or a cap in between repeats no question whose answer is on record.",
+        ("docs/workspace.md#One repair",),
+        (
+            *_held(
+                "e2e/repair",
+                "a_hunk_that_does_not_fit_is_mended_within_the_attempt_with_the_real_lines_in_sight",
+                "edits_that_do_not_fit_twice_cost_the_attempt_and_the_next_one_is_told",
+            ),
+            *_held(
+                "runs/repair",
+                "a_crash_around_the_repair_repeats_only_the_call_that_nobody_had_written_down",
+                "one_repair_is_all_there_is_and_what_may_not_be_is_not_repaired",
+            ),
+        ),
+    ),
+    Promise(
+        "Only a plan or a phase with allow_fuzzy takes a likely place; the change is marked and the auditor is told.",
+        ("docs/workspace.md#Likely places", "docs/plans.md#A phase"),
+        (
+            *_held(
+                "e2e/repair",
+                "a_plan_that_allows_it_takes_the_likely_place_and_says_so_to_the_auditor_and_to_the_person",
+            ),
+            *_held("runs/repair", "what_a_phase_says_of_likely_places_outranks_its_plan"),
+            *_held("runs/lanes", "only_a_plan_that_says_so_gets_a_likely_place"),
         ),
     ),
     Promise(

@@ -374,6 +374,24 @@ async def test_a_rehearsed_phase_is_built_and_reviewed_without_a_model(database:
     assert {purpose for (purpose,) in scene.facts("purpose")} == {"rehearsal"}
 
 
+async def test_a_diff_that_fits_is_taken_from_a_library_callers_builder_and_one_that_does_not_says_why(
+    database: Database, clock: ManualClock
+) -> None:
+    files = {"existing_files": {"a.txt": "one\ntwo\nthree\n"}}
+    diff = "--- a/a.txt\n+++ b/a.txt\n@@ -8,3 +8,3 @@\n one\n-two\n+2\n three\n"
+    talk = Talk(diff, diff.replace("-two", "-zwei"), f"```diff\n{diff}")
+    async with service(database, clock, talk) as (llm, _):
+        results = [await llm.execute_builder_phase({"description": "Do it."}, files) for _ in range(3)]
+    fits, misfits, is_cut = results
+
+    assert fits.success
+    assert fits.patch_content == (
+        "diff --git a/a.txt b/a.txt\n--- a/a.txt\n+++ b/a.txt\n@@ -1,3 +1,3 @@\n one\n-two\n+2\n three\n"
+    )
+    assert (misfits.success, "fits nowhere" in (misfits.error or "")) == (False, True)
+    assert (is_cut.success, "never closed" in (is_cut.error or "")) == (False, True)
+
+
 # --- phase_spec (contract 2)
 
 

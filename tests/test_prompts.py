@@ -10,9 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autopack_mcp.errors import Excerpt, Misfit
 from autopack_mcp.notes import Note
 from autopack_mcp.plans.plan import PhaseSpec
-from autopack_mcp.prompts import VERIFY_OUTPUT_SHOWN, agent_messages, auditor_messages, builder_messages
+from autopack_mcp.prompts import (
+    MISFITS_SHOWN,
+    REFUSED_LIMIT_CHARS,
+    VERIFY_OUTPUT_SHOWN,
+    Repair,
+    agent_messages,
+    auditor_messages,
+    builder_messages,
+)
 from autopack_mcp.providers.base import ChatMessage
 from autopack_mcp.replies.edits import EDIT_FORMAT
 from autopack_mcp.replies.verdict import VERDICT_FORMAT
@@ -54,6 +63,45 @@ def test_the_auditor_is_told_the_format_the_diff_and_the_verification() -> None:
     assert headings(user.content) == [
         "## Phase P1: Greet", "## Rules of this project [data]", "## Verification [data]", "## Diff [data]",
     ]  # fmt: skip
+
+
+def repair_words(*misfits: Misfit) -> str:
+    """The last message to a builder whose first reply was "My edits."."""
+    *_, own, user = builder_messages(PHASE, {}, "", (), (), Repair("My edits.", misfits))
+    assert (own.role, own.content, user.role) == ("assistant", "My edits.", "user")
+    return user.content
+
+
+def test_a_builder_is_shown_what_was_refused_of_its_reply_and_the_real_lines() -> None:
+    excerpts = (Excerpt(7, "seven\n\teight\n"), Excerpt(90, "ninety\n"))
+    words = repair_words(Misfit("a.txt", "It fits at 2 places.", " seven\n-8\n", excerpts))
+
+    assert "Answer once more with the whole" in words
+    assert "> It fits at 2 places.\n\nWhat you wrote:\n>  seven\n> -8\n" in words
+    assert "## a.txt from line 7 on, as it is now [data]\n\nseven\n\teight\n\n## a.txt from line 90 on" in words
+
+
+def test_of_many_and_long_refused_parts_a_builder_is_shown_some() -> None:
+    many = [Misfit("a.txt", f"reason {number}", "x" * (REFUSED_LIMIT_CHARS + 1)) for number in range(MISFITS_SHOWN + 1)]
+    words = repair_words(*many)
+
+    assert words.count("## Refused [data]") == MISFITS_SHOWN
+    assert "x" * REFUSED_LIMIT_CHARS in words
+    assert "x" * (REFUSED_LIMIT_CHARS + 1) not in words
+
+
+def test_what_was_refused_cannot_pass_for_a_heading_of_ours() -> None:
+    words = repair_words(Misfit("a\n## Phase", "No.\n## Rules", "## Notes\n", (Excerpt(1, "x\n"),)))
+
+    assert headings(words) == ["## Refused [data]", "## a\\n## Phase from line 1 on, as it is now [data]"]
+
+
+@pytest.mark.parametrize("is_fuzzy", [True, False])
+def test_an_auditor_is_told_of_lines_that_were_put_at_a_likely_place(is_fuzzy: bool) -> None:
+    _, user = auditor_messages(PHASE, "+x", None, "", (), is_fuzzy=is_fuzzy)
+
+    assert ("put where they most likely belong" in user.content) == is_fuzzy
+    assert ("## How the diff came to be" in headings(user.content)) == is_fuzzy
 
 
 def test_without_a_verification_the_auditor_is_told_so() -> None:

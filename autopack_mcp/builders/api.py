@@ -21,7 +21,9 @@ class ApiBuilder:
 
     async def build(self, job: BuildJob) -> Built:
         """See ``Builder.build``."""
-        built = await self._service.ask_builder(job.phase, job.files, job.account, job.hints)
+        built = await self._service.ask_builder(job.phase, job.files, job.account, job.hints, job.repair)
         summary = built.reply.summary if built.reply else ""
         decision = built.answer.decision
-        return Built(built.answer.text, summary, decision.model, decision.reasons, built.error)
+        # Edits that may be mended are no error yet: whoever applies them sees what is wrong with them.
+        error = None if built.is_misfit else built.error
+        return Built(built.answer.text, summary, decision.model, decision.reasons, error)

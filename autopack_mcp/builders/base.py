@@ -14,6 +14,7 @@ from typing import Protocol
 
 from autopack_mcp.llm_service import PhaseAccount
 from autopack_mcp.plans.plan import PhaseSpec
+from autopack_mcp.prompts import Repair
 from autopack_mcp.usage.event import ReportedUsage
 
 
@@ -23,6 +24,7 @@ class BuildJob:
 
     ``files`` are shown only to a builder that opens no session; another one finds them in ``workspace``, which is its
     working folder. ``session_id`` is the session that an earlier process of ours opened for this very attempt.
+    ``repair`` is a reply of this very attempt whose edits do not fit, for a builder that answers with edits to mend.
     ``traceparent`` is for the environment of what it starts: its place in the run's trace (W3C Trace Context).
     """
 
@@ -34,6 +36,7 @@ class BuildJob:
     session_id: str | None = None
     is_rehearsal: bool = False
     traceparent: str | None = None
+    repair: Repair | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ PHASE_KEYS = (
     "verify",
     "token_cap",
     "cost_cap_usd",
+    "allow_fuzzy",
     "rehearsal",
 )
 PHASE_OLD_KEYS = ("phase_id", "task_category")
@@ -80,6 +81,7 @@ class PhaseReader:
             verify=verify_command(section, "verify"),
             caps=self._caps(section),
             rehearsal=_rehearsal(section),
+            allow_fuzzy=section.flag("allow_fuzzy", default=False) if "allow_fuzzy" in section else None,
         )
 
     def finished(
@@ -92,6 +94,7 @@ class PhaseReader:
         verify: str | None,
         caps: SpendingCaps = SpendingCaps(),
         rehearsal: RehearsalScript | None = None,
+        allow_fuzzy: bool | None = None,
     ) -> PhaseSpec | None:
         """The phase, with the keys that both kinds of plan write alike; None when it has no usable id."""
         phase_id = read_id(section, ("id", "phase_id"), self._lines_of_ids)
@@ -115,6 +118,7 @@ class PhaseReader:
             rehearsal=rehearsal,
             token_cap=caps.tokens,
             cost_cap_nano=caps.nano_usd,
+            allow_fuzzy=allow_fuzzy,
         )
 
     def _caps(self, section: Section) -> SpendingCaps:

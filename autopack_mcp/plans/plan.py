@@ -38,6 +38,7 @@ class PhaseSpec:
     """One planned change. ``verify`` replaces the plan's command; ``allowed_paths`` are globs, none means anywhere.
 
     Caps are for this phase alone, all its attempts together, beside the run's: tokens and integer nano-dollars.
+    ``allow_fuzzy`` lets edits that do not fit exactly go where they most likely belong; None is as the plan has it.
     """
 
     phase_id: str
@@ -52,6 +53,7 @@ class PhaseSpec:
     rehearsal: RehearsalScript | None = None
     token_cap: int | None = None
     cost_cap_nano: int | None = None
+    allow_fuzzy: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class Plan:
     verify_timeout_s: int = VERIFY_TIMEOUT_S
     verify_network: bool = False
     limits: PlanLimits = DEFAULT_LIMITS
+    allow_fuzzy: bool = False
     source: str = ""
     warnings: tuple[Problem, ...] = ()
 

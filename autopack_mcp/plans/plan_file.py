@@ -53,6 +53,7 @@ KEYS = {
         "cost_cap_usd",
         "attempts_limit",
         "on_failure",
+        "allow_fuzzy",
         "tiers",
     ),
     "tiers": ("id", "name", "description", "phases"),
@@ -136,6 +137,7 @@ def _native(root: Section, known_categories: Set[str], repository: str, verify: 
         verify_timeout_s=root.whole("verify_timeout_s", most=VERIFY_TIMEOUT_MOST_S) or VERIFY_TIMEOUT_S,
         verify_network=root.flag("verify_network", default=False),
         limits=command_limits(root),
+        allow_fuzzy=root.flag("allow_fuzzy", default=False),
         source=root.source,
         warnings=root.findings.problems,
     )

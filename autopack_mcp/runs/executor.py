@@ -10,12 +10,15 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.builders.base import Builder, BuildJob, Built, Session
 from autopack_mcp.clock import Clock
 from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import (
+    EditMisfit,
+    Misfit,
     MissingKey,
     ProviderError,
     ProviderRefused,
@@ -29,10 +32,12 @@ from autopack_mcp.llm_service import AsyncLlmService, AuditorResult, PhaseAccoun
 from autopack_mcp.notes import adopt_lines, append_missing, hand_written, notes_file, notes_of_run, read_lines
 from autopack_mcp.plans.plan import PhaseSpec, Plan
 from autopack_mcp.processes import kill_leftovers
+from autopack_mcp.prompts import Repair
 from autopack_mcp.replies.edits import parse_edits
 from autopack_mcp.runs.outcomes import (
     AttemptFailed,
     BudgetDenied,
+    NeedsRepair,
     OrderFired,
     Outcome,
     Prepared,
@@ -189,7 +194,35 @@ class Executor:
         workspace = self.workspace(job.run)
         await workspace.reset(job.open_attempt.parent_commit)
         files = await workspace.read_context(phase.allowed_paths, phase.context_paths, CONTEXT_LIMIT_BYTES)
-        return _built(await self._builder.build(replace(asked, files=files)))
+        return await self._answered(job, replace(asked, files=files))
+
+    async def _answered(self, job: StepJob, asked: BuildJob) -> Outcome:
+        """Ask for edits, and once more for edits that fit: a reply on record says that the second question is due."""
+        attempt, first = job.open_attempt, job.open_attempt.reply
+        misfits = () if first is None else await self._misfits(job, first)
+        if first is not None and not misfits:
+            # What it did not fit has changed since: a person has edited the phase.
+            return WasBuilt(first, parse_edits(first).summary, attempt.builder_model or "", _reasons(attempt))
+        built = await self._builder.build(asked if first is None else replace(asked, repair=Repair(first, misfits)))
+        outcome = _built(built)
+        left = await self._misfits(job, built.reply) if isinstance(outcome, WasBuilt) else ()
+        if not left:
+            return outcome
+        why = "\n".join(misfit.why for misfit in left)
+        if first is None:
+            return NeedsRepair(built.reply, why, built.model, built.reasons)
+        return AttemptFailed(f"the builder's edits do not fit, also when asked once more: {why}", facts=_facts(built))
+
+    async def _misfits(self, job: StepJob, reply: str) -> tuple[Misfit, ...]:
+        """What of a reply does not fit, where asking again may help; what else is wrong comes up when it is applied."""
+        try:
+            edits = parse_edits(reply).edits
+            await self.workspace(job.run).check(edits, _spec(job).allowed_paths, allow_fuzzy=_allows_fuzzy(job))
+        except EditMisfit as misfit:
+            return misfit.misfits
+        except UnusableReply:
+            return ()
+        return ()
 
     async def _in_session(self, job: StepJob, asked: BuildJob, session: Session) -> Outcome:
         """Let a builder edit files itself, once its session is on record, and take what git sees of it."""
@@ -212,8 +245,8 @@ class Executor:
         workspace, attempt = self.workspace(job.run), job.open_attempt
         await workspace.reset(attempt.parent_commit)
         edits = parse_edits(attempt.reply or "").edits
-        change = await workspace.apply(edits, _spec(job).allowed_paths)
-        return WasApplied(change.diff, change.tree)
+        change = await workspace.apply(edits, _spec(job).allowed_paths, allow_fuzzy=_allows_fuzzy(job))
+        return WasApplied(change.diff, change.tree, change.how)
 
     async def _verify(self, job: StepJob) -> Outcome:
         # The command sees exactly the change, also after a crash in the middle of an earlier try.
@@ -236,7 +269,10 @@ class Executor:
     async def _audit(self, job: StepJob) -> Outcome:
         await self._sync_notes(job.run)
         attempt = job.open_attempt
-        result = await self._auditor.ask_auditor(_spec(job), attempt.diff or "", _verification(attempt), _account(job))
+        is_fuzzy = attempt.applied_how == "fuzzy"
+        result = await self._auditor.ask_auditor(
+            _spec(job), attempt.diff or "", _verification(attempt), _account(job), is_fuzzy=is_fuzzy
+        )
         return _judged(result)
 
     async def _commit(self, job: StepJob) -> Outcome:
@@ -269,7 +305,10 @@ class Executor:
         """
         workspace, attempt = self.workspace(job.run), job.open_attempt
         await workspace.reset(attempt.parent_commit)
-        change = await workspace.apply(parse_edits(attempt.reply or "").edits, _spec(job).allowed_paths)
+        edits = parse_edits(attempt.reply or "").edits
+        # Not by what the plan says now: a person may have edited the phase, and this is about the change on record.
+        is_fuzzy = attempt.applied_how == "fuzzy"
+        change = await workspace.apply(edits, _spec(job).allowed_paths, allow_fuzzy=is_fuzzy)
         if change.tree != attempt.tree:
             raise UnusableReply("applied again, the same change gave another result: it was disturbed from outside")
 
@@ -302,6 +341,15 @@ def _spec(job: StepJob) -> PhaseSpec:
     return next(phase for phase in job.plan.phases if phase.phase_id == job.phase.phase_id)
 
 
+def _allows_fuzzy(job: StepJob) -> bool:
+    said = _spec(job).allow_fuzzy
+    return job.plan.allow_fuzzy if said is None else said
+
+
+def _reasons(attempt: AttemptRecord) -> tuple[str, ...]:
+    return tuple(attempt.builder_reasons or ())
+
+
 def _account(job: StepJob) -> PhaseAccount:
     return PhaseAccount(job.run.run_id, job.phase.attempt, job.fence, rules=job.rules)
 
@@ -316,10 +364,13 @@ def _span_id(job: StepJob) -> str:
 
 def _built(built: Built) -> Outcome:
     if built.error is not None:
-        facts = (("reply", built.reply), ("builder_model", built.model), ("builder_reasons", list(built.reasons)))
         what = "reply" if built.reply else "change"
-        return AttemptFailed(f"the builder's {what} cannot be used: {built.error}", facts=facts)
+        return AttemptFailed(f"the builder's {what} cannot be used: {built.error}", facts=_facts(built))
     return WasBuilt(built.reply, built.summary, built.model, built.reasons)
+
+
+def _facts(built: Built) -> tuple[tuple[str, Any], ...]:
+    return (("reply", built.reply), ("builder_model", built.model), ("builder_reasons", list(built.reasons)))
 
 
 def _red(result: VerifyResult) -> AttemptFailed:

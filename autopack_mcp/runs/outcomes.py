@@ -14,6 +14,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection
 
 from autopack_mcp.budgets.ledger import RunFence
+from autopack_mcp.replies.edited import AppliedHow
 from autopack_mcp.errors import Denial
 from autopack_mcp.runs.records import PhaseRecord, RunRecord
 from autopack_mcp.runs.run_spans import Step, trace_step
@@ -21,6 +22,7 @@ from autopack_mcp.runs.states import PHASE_ACTIVE, PHASE_ENDED, next_run_state
 from autopack_mcp.runs.stops import facts_of, order_stop
 from autopack_mcp.runs.store import (
     insert_attempt,
+    applied_how_of,
     move_phase,
     move_run,
     phases_of_run,
@@ -29,6 +31,7 @@ from autopack_mcp.runs.store import (
     set_run,
 )
 
+    record_event,
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -56,15 +59,29 @@ class WasBuilt:
 
 @dataclass(frozen=True, slots=True)
 class WasApplied:
-    """The edits stand in the workspace; ``diff`` is git's, ``tree`` names exactly what a commit will hold."""
+    """The edits stand in the workspace; ``diff`` is git's, ``tree`` names exactly what a commit will hold.
+
+    ``how`` says by which lane they came.
+    """
 
     diff: str
+@dataclass(frozen=True, slots=True)
+class NeedsRepair:
+    """The builder answered with edits that do not fit the files; it is asked once more, in the same attempt."""
+
+    reply: str
+    why: str
+    model: str
+    reasons: tuple[str, ...]
+
+
     tree: str
 
 
 @dataclass(frozen=True, slots=True)
 class WasVerified:
     """The verification command said green, or the plan says there is none ("unverified")."""
+    how: AppliedHow | None = None
 
     outcome: Literal["green", "unverified"]
     exit_code: int | None
@@ -122,8 +139,8 @@ class Stuck:
 
 
 Outcome = (
-    Prepared | SessionOpened | WasBuilt | WasApplied | WasVerified | WasApproved | WasCommitted | AttemptFailed
-    | BudgetDenied | OrderFired | Stuck
+    Prepared | SessionOpened | WasBuilt | NeedsRepair | WasApplied | WasVerified | WasApproved | WasCommitted
+    | AttemptFailed | BudgetDenied | OrderFired | Stuck
 )  # fmt: skip
 
 
@@ -170,14 +187,17 @@ def write_outcome(
                   builder_model=outcome.model, builder_reasons=list(outcome.reasons))  # fmt: skip
             move_phase(connection, fence, phase, "built", f"{outcome.model} wrote a change", at)
         case WasApplied():
-            _note(connection, fence, phase, diff=outcome.diff, tree=outcome.tree)
-            move_phase(connection, fence, phase, "applied", "the change is in the workspace", at)
+            _note(connection, fence, phase, diff=outcome.diff, tree=outcome.tree, applied_how=outcome.how)
+            why = "the change is in the workspace" + _how(connection, phase)
+            move_phase(connection, fence, phase, "applied", why, at)
         case WasVerified():
             _write_verified(connection, fence, phase, outcome, at)
         case WasApproved():
             _note(connection, fence, phase, auditor_model=outcome.model, auditor_reasons=list(outcome.reasons),
                   verdict=outcome.verdict)  # fmt: skip
-            move_phase(connection, fence, phase, "approved", f"{outcome.model} approved", at,
+        case NeedsRepair():
+            _write_misfit(connection, fence, phase, outcome, at)
+            move_phase(connection, fence, phase, "approved", f"{outcome.model} approved" + _how(connection, phase), at,
                        minor_issues=outcome.minor_issues)  # fmt: skip
         case WasCommitted():
             _write_committed(connection, fence, phase, outcome, at)
@@ -215,7 +235,24 @@ def _write_verified(
           verify_output=outcome.output)  # fmt: skip
     is_green = outcome.outcome == "green"
     why = "verification is green" if is_green else "unverified: the plan says verify: none"
-    move_phase(connection, fence, phase, "verified", why, at, is_verified=is_green)
+    move_phase(connection, fence, phase, "verified", why + _how(connection, phase), at, is_verified=is_green)
+def _how(connection: Connection, phase: PhaseRecord) -> str:
+    """What every later word about a change repeats: that its lines were not all where the builder had them."""
+    how = applied_how_of(connection, phase.run_id, phase.phase_id, phase.attempt)
+    return ", applied fuzzily (allow_fuzzy)" if how == "fuzzy" else ""
+
+
+def _write_misfit(
+    connection: Connection, fence: RunFence, phase: PhaseRecord, outcome: NeedsRepair, at: datetime
+) -> None:
+    """Keep the reply while the phase goes on building: whoever takes the run up then asks only for the repair."""
+    _note(connection, fence, phase, reply=outcome.reply, builder_model=outcome.model,
+          builder_reasons=list(outcome.reasons))  # fmt: skip
+    told = " ".join(outcome.why.split())
+    why = f"{outcome.model} is asked once more, for its edits do not fit: {told}"
+    record_event(connection, phase.run_id, at, "phase", why, phase.phase_id, phase.attempt)
+
+
 
 
 def _write_committed(
@@ -231,6 +268,7 @@ def _write_committed(
 
 
 def _write_failed(
+    why += _how(connection, phase)
     connection: Connection,
     fence: RunFence,
     phase: PhaseRecord,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from autopack_mcp.replies.edited import AppliedHow
 from autopack_mcp.runs.states import PhaseState, RunState
 
 AttemptState = Literal["open", "kept", "rejected", "failed", "interrupted"]
@@ -108,6 +109,7 @@ class AttemptRecord:
     session_id: str | None = None
 
 
+    applied_how: AppliedHow | None = None
 @dataclass(frozen=True, slots=True)
 class RunEventRecord:
     """One thing that happened to a run, in words and with the states it moved between."""

@@ -17,6 +17,7 @@ from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.database.tables import attempts, phases, run_events, runs
 from autopack_mcp.errors import IllegalTransition, LeaseLost, RunNotFound
 from autopack_mcp.plans.plan import Plan
+from autopack_mcp.replies.edited import AppliedHow
 from autopack_mcp.runs.own_caps import insert_phase_caps
 from autopack_mcp.runs.records import AttemptRecord, PhaseRecord, RunEventRecord, RunRecord
 from autopack_mcp.runs.run_spans import trace_attempt, trace_attempt_end, trace_phase, trace_run
@@ -132,6 +133,13 @@ def attempts_of_phase(connection: Connection, run_id: str, phase_id: str) -> tup
 
 
 def events_of_run(connection: Connection, run_id: str, limit: int) -> tuple[RunEventRecord, ...]:
+def applied_how_of(connection: Connection, run_id: str, phase_id: str, attempt: int) -> AppliedHow | None:
+    """By which lane the edits of an attempt came; None before they are applied, and where they are no edits of ours."""
+    mine = and_(attempts.c.run_id == run_id, attempts.c.phase_id == phase_id, attempts.c.attempt == attempt)
+    how: AppliedHow | None = connection.execute(select(attempts.c.applied_how).where(mine)).scalar_one_or_none()
+    return how
+
+
     """The newest ``limit`` events of a run, newest first."""
     found = select(*_columns(run_events, _EVENT_FIELDS)).where(run_events.c.run_id == run_id)
     found = found.order_by(run_events.c.event_id.desc()).limit(limit)

@@ -51,6 +51,7 @@ setup: make venv
 verify: make test
 verify_timeout_s: 30
 verify_network: true
+allow_fuzzy: true
 limits: {cpu_s: 1_000, memory_mb: 2_000, output_mb: 3, processes: 40}
 token_cap: 100_000
 cost_cap_usd: 1.25
@@ -99,6 +100,7 @@ def test_every_key_of_a_plan_is_read(repository: Path) -> None:
         on_failure="continue",
         verify_timeout_s=30,
         verify_network=True,
+        allow_fuzzy=True,
         limits=PlanLimits(cpu_s=1_000, memory_mb=2_000, output_mb=3, processes=40),
         source="plan.yaml",
         tiers=(
@@ -256,6 +258,7 @@ def test_limits_that_a_plan_does_not_give_have_defaults(repository: Path) -> Non
         ("attempts_limit: 21", "attempts_limit: must be from 1 to 20, not 21."),
         ("verify_timeout_s: 0", "verify_timeout_s: must be from 1 to 86,400, not 0."),
         ("verify_network: sometimes", "verify_network: must be true or false, not 'sometimes'."),
+        ("allow_fuzzy: a little", "allow_fuzzy: must be true or false, not 'a little'."),
         ("limits: 4 GB", "limits: must hold keys and values, not '4 GB'."),
         ("limits: {memory: 4}", "limits.memory: is not known here. Did you mean 'memory_mb'?"),
         ("limits: {memory_mb: 4.5}", "limits.memory_mb: must be a whole number, not 4.5."),
@@ -296,6 +299,7 @@ def test_a_mistake_in_the_head_of_a_plan_is_said_with_its_key(repository: Path, 
         ("id: p, cost_cap_usd: 0", "cost_cap_usd: must be an amount of dollars above 0, not 0. For no cap leave the"),
         ("id: p, cost_cap_usd: .nan", "cost_cap_usd: must be a number, not '.nan'."),
         ("id: p, tokens_cap: 5", "tokens_cap: is not known here. Did you mean 'token_cap'?"),
+        ("id: p, allow_fuzzy: 1", "allow_fuzzy: must be true or false, not 1."),
         ("id: p, alowed_paths: []", "alowed_paths: is not known here. Did you mean 'allowed_paths'?"),
         ("id: p, allowed_paths: [/etc/passwd]", "allowed_paths[0]: '/etc/passwd' is not relative to the repository."),
         ("id: p, allowed_paths: ['~/x']", "allowed_paths[0]: '~/x' is not relative to the repository."),
@@ -321,6 +325,12 @@ def test_a_mistake_in_a_phase_is_said_with_its_key(repository: Path, keys: str, 
     text = f"verify: none\ntiers:\n- id: t\n  phases:\n\n  - {{name: n, {keys}}}\n"
     (problem,) = problems(text, repository=repository)
     assert problem.startswith(f"plan.yaml:6: error: tiers[0].phases[0].{expected}")
+
+
+def test_likely_places_are_allowed_by_name_only_and_a_phase_may_leave_the_word_to_its_plan(repository: Path) -> None:
+    assert phase_of("complexity: low", repository).allow_fuzzy is None
+    assert phase_of("allow_fuzzy: true", repository).allow_fuzzy is True
+    assert phase_of("allow_fuzzy: false", repository).allow_fuzzy is False
 
 
 @pytest.mark.parametrize("path", [".gitignore", ".github/ci.yml", "a/b/*.py", "**/*.md", "src/[ab].py", "...", "a..b"])

@@ -13,10 +13,12 @@ from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.tables import attempts, phases, run_events, runs
 from autopack_mcp.errors import IllegalTransition
+from autopack_mcp.replies.edited import AppliedHow
 from autopack_mcp.runs.outcomes import (
     AttemptFailed,
     BudgetDenied,
     FailureRule,
+    NeedsRepair,
     Outcome,
     Prepared,
     Stuck,
@@ -115,6 +117,34 @@ def test_no_command_is_written_down_as_unverified_and_said_again_at_the_commit(o
     written(opened, WasApproved("claude", (), {}, 0))
     written(opened, WasCommitted(COMMIT, "adds a"))
     assert phase(opened).why == f"committed as {COMMIT[:10]}, unverified"
+def test_a_reply_that_does_not_fit_is_kept_while_the_phase_goes_on_building(opened: Database) -> None:
+    opened.write_now(begin_attempt, MINE, run(opened), phase(opened), NOON)
+    written(opened, NeedsRepair("the reply", "It fits\nnowhere.", "gpt", ("medium uses gpt",)))
+
+    tried = attempt(opened)
+    assert (tried.state, tried.reply, tried.builder_model) == ("open", "the reply", "gpt")
+    assert phase(opened).state == "building"
+    assert events(opened)[-1].why == "gpt is asked once more, for its edits do not fit: It fits nowhere."
+
+
+@pytest.mark.parametrize(("how", "said"), [("fuzzy", True), ("diff", False), ("blocks", False), ("files", False)])
+def test_what_was_put_at_a_likely_place_is_said_at_every_later_step(
+    opened: Database, how: AppliedHow, said: bool
+) -> None:
+    opened.write_now(begin_attempt, MINE, run(opened), phase(opened), NOON)
+    written(opened, WasBuilt("the reply", "adds a", "gpt", ()))
+    written(opened, WasApplied("the diff", "t" * 40, how))
+    written(opened, WasVerified("green", 0, "ok"))
+    written(opened, WasApproved("claude", (), {"approved": True}, minor_issues=0))
+    written(opened, WasCommitted(COMMIT, "adds a"))
+
+    assert attempt(opened).applied_how == how
+    whys = [
+        event.why for event in events(opened) if event.to_state in ("verifying", "auditing", "committing", "succeeded")
+    ]
+    assert [why.endswith(", applied fuzzily (allow_fuzzy)") for why in whys] == [said] * 4
+
+
 
 
 def test_a_workspace_that_is_ready_says_how_commands_are_confined(opened: Database) -> None:
