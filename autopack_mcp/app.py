@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from autopack_mcp.routing.snapshot import SnapshotReader
     from autopack_mcp.runs.driver import RunDriver
     from autopack_mcp.runs.supervision import SupervisorKind, SupervisorRecord
-    from autopack_mcp.runs.supervisor import Supervisor
+    from autopack_mcp.runs.supervisor import Jobs, Supervisor
     from autopack_mcp.sandbox import Sandbox
     from autopack_mcp.traces.texts import WordKeeper
     from autopack_mcp.usage.recorder import UsageRecorder
@@ -282,6 +282,32 @@ def supervisor(autopack: Autopack, door: CallDoor, sandbox: Sandbox, url: str) -
         make_driver=_driver_maker(autopack, door, sandbox),
         limits=lambda: autopack.settings().runs,
         workspaces=autopack.home.workspaces,
+    )
+
+
+def worker_name(environ: Mapping[str, str]) -> str:
+    """How this process signs as a worker, of which a machine may have many."""
+    return f"{machine_name(environ)}/worker-{os.getpid()}"
+
+
+def worker_supervisor(
+    autopack: Autopack, door: CallDoor, sandbox: Sandbox, *, jobs: Jobs, workspaces: Path
+) -> Supervisor:
+    """The supervisor of one worker, not yet running; ``jobs`` say which runs it claims."""
+    from autopack_mcp.runs.supervisor import WORKER_REST_S, Supervisor
+
+    return Supervisor(
+        identity=_identity(autopack, "worker", worker_name(autopack.environ), sandbox, ""),
+        lock_file=None,
+        database=autopack.database,
+        clock=autopack.clock,
+        ledger=ledger(autopack),
+        visible_keys=autopack.visible_keys,
+        make_driver=_driver_maker(autopack, door, sandbox),
+        limits=lambda: autopack.settings().runs,
+        workspaces=workspaces,
+        jobs=jobs,
+        look_rest_s=WORKER_REST_S,
     )
 
 

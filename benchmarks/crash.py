@@ -61,7 +61,7 @@ class Anybody:
     def __init__(self, autopack: Autopack) -> None:
         self._autopack = autopack
 
-    async def ensure(self) -> SupervisorRecord:
+    async def ensure(self, *, here: bool = True) -> SupervisorRecord:
         """See ``SupervisorLauncher.ensure``."""
         now = self._autopack.clock.now()
         return SupervisorRecord(app.machine_name(), 0, 1, "http://127.0.0.1:1", "0", (), "", now, now)

@@ -929,7 +929,7 @@ BAD_INPUT = (
         ),
     ),
     Promise(
-        "Runs share a machine fairly: the oldest first, nobody and no repository holds every place, who waits says why.",
+        "Runs share a machine fairly: the oldest first, nobody holds every place, and who waits says why.",
         ("docs/runs.md#Whose turn it is",),
         (
             *_held(
@@ -972,6 +972,18 @@ BAD_INPUT = (
             *_held("plans/repository_url", "what_git_could_be_tricked_with_or_would_be_stored_is_refused"),
         ),
         22,
+    ),
+    Promise(
+        "Any number of workers share runs, no step is done twice, and a killed one is taken over in ten seconds.",
+        ("docs/scaling.md#Workers",),
+        _held(
+            "runs/worker",
+            "two_workers_share_runs_and_no_step_is_done_twice",
+            "a_run_of_a_killed_worker_is_taken_over_within_ten_seconds",
+            "what_a_person_asks_reaches_the_worker_that_holds_the_run",
+            "a_worker_that_is_told_to_end_leaves_its_run_to_the_next_one_and_no_job",
+            "a_serve_leaves_urls_to_workers_and_a_worker_leaves_paths_to_serves",
+        ),
     ),
     Promise(
         "Of two servers on one database the second says who holds the place, and only reads.",

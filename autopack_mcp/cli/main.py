@@ -22,6 +22,7 @@ from autopack_mcp.home import CONFIG_VARIABLE
 _VERBS: Mapping[str, str] = {
     "demo": "serving",
     "serve": "serving",
+    "worker": "working",
     "stop": "serving",
     "stdio": "serving",
     "token": "serving",

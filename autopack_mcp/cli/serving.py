@@ -45,7 +45,7 @@ def serve(port: int | None, read_only: bool, rehearsal_pause: float) -> None:
     from autopack_mcp.serve import PortTaken, Serving, bound_socket
     from autopack_mcp.serve import serve as serve_until_stopped
 
-    _log_to_stderr()
+    log_to_stderr()
     try:
         listening = bound_socket(port)
     except PortTaken as error:
@@ -78,7 +78,7 @@ def stdio(read_only: bool) -> None:
     from autopack_mcp.mcp_server.server import create_mcp_server
     from autopack_mcp.mcp_server.stdio import run_stdio
 
-    _log_to_stderr()
+    log_to_stderr()
     late = LateParts(_open_parts)
     server = create_mcp_server(summaries=late.summaries, control=late.control, read_only=read_only, version=__version__)
 
@@ -156,8 +156,9 @@ def demo(once: bool) -> None:
     sys.exit(run_demo(once=once))
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
+    """Say what a long-lived process has to say where its starter looks for it."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # Each request would otherwise fill the log of a detached process with its address.
-    for chatty in ("httpx", "httpx2", "mcp", "alembic"):
+    for chatty in ("httpx", "httpx2", "mcp", "alembic", "procrastinate"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

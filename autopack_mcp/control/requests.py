@@ -22,6 +22,7 @@ from autopack_mcp.errors import IllegalTransition, RequestRefused
 from autopack_mcp.runs.cap_changes import answer_to
 from autopack_mcp.runs.launch import SupervisorLauncher
 from autopack_mcp.runs.progress import current_phase
+from autopack_mcp.runs.queue import reach_of_run
 from autopack_mcp.runs.records import PhaseRecord, RunRecord
 from autopack_mcp.runs.requests import (
     ALREADY_TRUE,
@@ -81,7 +82,7 @@ class Requests:
         run, is_undisturbed = await self._database.read(_run_and_peace, run_id)
         if run.state in RUN_ACTIVE:
             # Also when nothing else is to be done: "resume" revives a run whose supervisor has died.
-            await self._supervisors.ensure()
+            await self._ensure_supervised(run_id)
         # What is so already needs no request, unless another one is on its way that changes it.
         if is_undisturbed and not (now and run.state == "pausing"):
             if run.state in ALREADY_TRUE[action]:
@@ -109,10 +110,14 @@ class Requests:
             return RequestOutcome(run_id, "raise_cap", run.state, message, False)
         return await self._ask(run_id, "raise_cap", person, asdict(new))
 
+    async def _ensure_supervised(self, run_id: str) -> None:
+        run = await self._database.read(run_by_id, run_id)
+        await self._supervisors.ensure(here=reach_of_run(run).kind == "serve")
+
     async def _ask(
         self, run_id: str, action: RequestAction, person: Person, arguments: Mapping[str, Any]
     ) -> RequestOutcome:
-        await self._supervisors.ensure()
+        await self._ensure_supervised(run_id)
         request_id = await self._database.write(
             add_request, run_id, action, person.author, person.client, self._clock.now(), arguments
         )

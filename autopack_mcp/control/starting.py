@@ -113,7 +113,7 @@ class Starting:
         return await self._start(plan, person, is_rehearsal=is_rehearsal)
 
     async def _start(self, plan: Plan, person: Person, *, is_rehearsal: bool) -> Started:
-        supervisor = await self._supervisors.ensure()
+        supervisor = await self._supervisors.ensure(here=not is_url(plan.repository))
         if not is_rehearsal:
             await self._check_keys(plan, self._settings(), frozenset(supervisor.key_variables))
         run_id = f"r-{self._clock.now():%m%d}-{secrets.token_hex(3)}"
@@ -124,7 +124,8 @@ class Starting:
         await self._database.write(self._insert, replace(new, machine=machine))
         kind = "rehearsal: no model is called and no tokens are bought" if is_rehearsal else "real run"
         what = f"Run {run_id} of plan {plan.name!r} is queued ({len(plan.phases)} phases, {kind})."
-        message = f"{what} Page: {supervisor.url}/runs/{run_id}"
+        # A worker has no page of its own; whoever serves one anywhere shows this run as well.
+        message = f"{what} Page: {supervisor.url}/runs/{run_id}" if supervisor.url else what
         return Started(run_id, "queued", message, tuple(str(warning) for warning in plan.warnings))
 
     async def _check_keys(self, plan: Plan, settings: Settings, key_variables: frozenset[str]) -> None:

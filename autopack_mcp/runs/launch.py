@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from autopack_mcp.clock import Clock
@@ -17,7 +18,7 @@ from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import SupervisorUnavailable
 from autopack_mcp.home import Home
-from autopack_mcp.runs.supervision import SupervisorRecord, supervisor_of
+from autopack_mcp.runs.supervision import SupervisorRecord, live_workers, supervisor_of
 
 START_LIMIT_S = 20.0  # A cold start takes about 1.5 s; a loaded laptop gets more than ten times that.
 
@@ -25,8 +26,10 @@ START_LIMIT_S = 20.0  # A cold start takes about 1.5 s; a loaded laptop gets mor
 class SupervisorLauncher(Protocol):
     """Makes sure that somebody will act on what is asked."""
 
-    async def ensure(self) -> SupervisorRecord:
-        """The supervisor that is alive, started if need be.
+    async def ensure(self, *, here: bool = True) -> SupervisorRecord:
+        """The supervisor of this machine, started if need be; without ``here`` a worker anywhere will do as well.
+
+        Of workers only those keys are said that all of them have, for any of them may take a run up.
 
         Raises:
             SupervisorUnavailable: none is alive and none came up.
@@ -46,9 +49,17 @@ class DetachedLauncher:
         self._clock = clock
         self._environ = environ
 
-    async def ensure(self) -> SupervisorRecord:
+    async def ensure(self, *, here: bool = True) -> SupervisorRecord:
         """See ``SupervisorLauncher.ensure``."""
-        return await self._alive() or await self._started()
+        found = None if here else await self._working()
+        return found or await self._alive() or await self._started()
+
+    async def _working(self) -> SupervisorRecord | None:
+        workers = await self._database.read(live_workers, self._clock.now())
+        if not workers:
+            return None
+        keys = frozenset.intersection(*(frozenset(one.key_variables) for one in workers))
+        return replace(workers[0], key_variables=sorted(keys))
 
     async def _alive(self) -> SupervisorRecord | None:
         known = await self._database.read(supervisor_of, self._machine)

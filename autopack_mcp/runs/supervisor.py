@@ -33,6 +33,7 @@ from autopack_mcp.runs.obeying import Obeyed, obey
 from autopack_mcp.runs.queue import STOPPING, Reach, line_at, runs_in_hand, turns
 from autopack_mcp.runs.records import RunRecord
 from autopack_mcp.runs.requests import RequestRecord, answer_request, pending_requests, request_by_id
+from autopack_mcp.runs.states import RUN_ACTIVE
 from autopack_mcp.runs.store import RUN_LEASE_S, claim, let_go, renew, run_by_id
 from autopack_mcp.runs.supervision import (
     SupervisorRecord,
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 2.0
 TAKE_OVER_LOOK_S = 0.2  # How often a supervisor that waits for its predecessor's lease to end asks again.
 LOOK_LIMIT_S = 1.0  # Also without any commit the supervisor looks this often: leases end without one.
+WORKER_REST_S = 0.1  # Between two looks of a worker: each commit wakes all of them, and a job wakes only one.
 OFFERED_AHEAD = 16  # Jobs made before a worker is free to take them; with more of them the order could not change.
 
 
@@ -97,6 +99,7 @@ class Supervisor:
         self._heartbeat_s = heartbeat_s
         self._reach = Reach(identity.kind, identity.machine)
         self._group: asyncio.TaskGroup
+        self._is_open = asyncio.Event()
         self._runs: dict[str, RunRecord] = {}
         self._drivers: dict[str, RunDriver] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -145,6 +148,7 @@ class Supervisor:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._group = tasks
+                self._is_open.set()
                 heart = tasks.create_task(self._beat())
                 try:
                     while not self._stopping.is_set():
@@ -218,9 +222,11 @@ class Supervisor:
 
         Cancelling the caller does not stop the run: ``stop`` does, and ends every step of this process in its order.
         """
-        if self._stopping.is_set() or run_id in self._drivers:
+        await self._is_open.wait()
+        run = await self._database.read(run_by_id, run_id)
+        if run.state not in RUN_ACTIVE or run_id in self._drivers or self._stopping.is_set():
             return
-        task = await self._take_up(await self._database.read(run_by_id, run_id))
+        task = await self._take_up(run)
         if task is not None:
             await asyncio.wait([task])
 

@@ -40,7 +40,7 @@ class Posted:
     error: SupervisorUnavailable | None = None
     asked: int = 0
 
-    async def ensure(self) -> SupervisorRecord:
+    async def ensure(self, *, here: bool = True) -> SupervisorRecord:
         self.asked += 1
         if self.error is not None:
             raise self.error

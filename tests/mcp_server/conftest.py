@@ -32,7 +32,7 @@ def engine() -> str:
 class AliveSupervisor:
     """Says that somebody supervises, and nothing else; a request stays pending."""
 
-    async def ensure(self) -> SupervisorRecord:
+    async def ensure(self, *, here: bool = True) -> SupervisorRecord:
         return SupervisorRecord("desk", 1, 4711, "http://127.0.0.1:8000", "0", (), "", NOON, NOON)
 
 

@@ -49,7 +49,7 @@ class HeldSupervisor:
         self.asked = asyncio.Event()
         self.let_go = asyncio.Event()
 
-    async def ensure(self) -> SupervisorRecord:
+    async def ensure(self, *, here: bool = True) -> SupervisorRecord:
         self.asked.set()
         await self.let_go.wait()
         return SupervisorRecord("desk", 1, 4711, "http://127.0.0.1:8000", "0", (), "", NOON, NOON)
