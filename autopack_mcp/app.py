@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from autopack_mcp.calls import CallDoor
     from autopack_mcp.config.config_file import ConfigFile
     from autopack_mcp.control.control import Control
+    from autopack_mcp.experiments import Experiments
     from autopack_mcp.providers.pacing import RetryPolicy
     from autopack_mcp.routing.snapshot import SnapshotReader
     from autopack_mcp.runs.driver import RunDriver
@@ -237,17 +238,31 @@ def call_door(
     )
 
 
+def experiments(autopack: Autopack, door: CallDoor) -> Experiments:
+    """Recorded prompts, sent again through a door."""
+    from autopack_mcp.experiments import Experiments
+    from autopack_mcp.traces.redaction import redacted
+
+    known = _known_secrets(autopack)
+    return Experiments(door=door, database=autopack.database, clean=lambda text: redacted(text, known()).text)
+
+
 def _word_keeper(autopack: Autopack) -> WordKeeper:
-    from autopack_mcp.traces.redaction import secrets_in
     from autopack_mcp.traces.texts import WordKeeper
+
+    return WordKeeper(lambda: autopack.settings().runs.store_prompts, _known_secrets(autopack))
+
+
+def _known_secrets(autopack: Autopack) -> Callable[[], Mapping[str, str]]:
+    from autopack_mcp.traces.redaction import secrets_in
 
     seen = secrets_in(autopack.environ)
 
-    def known_secrets() -> Mapping[str, str]:
+    def known() -> Mapping[str, str]:
         keys = {name: key for name in autopack.key_variables() if (key := autopack.keys.get(name)) is not None}
         return {**seen, **keys}
 
-    return WordKeeper(lambda: autopack.settings().runs.store_prompts, known_secrets)
+    return known
 
 
 def usage_recorder(autopack: Autopack) -> UsageRecorder:

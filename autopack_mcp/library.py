@@ -7,6 +7,7 @@ It only opens: every class here is the real one, wired by ``app``. ``LlmService`
 from __future__ import annotations
 
 import asyncio
+import getpass
 from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from pathlib import Path
 from threading import Event, Thread, current_thread
@@ -19,6 +20,7 @@ from sqlalchemy import Connection
 from autopack_mcp import app, llm_service
 from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.errors import RequestRefused
+from autopack_mcp.experiments import PromptEdits, RetriedPrompt
 from autopack_mcp.llm_service import AuditorResult, BuilderResult, Completion
 from autopack_mcp.plans.plan import PhaseSpec
 from autopack_mcp.providers.base import ChatMessage
@@ -46,6 +48,7 @@ class AsyncLlmService(llm_service.AsyncLlmService):
     def __init__(self, db_url: str | None = None, config_path: str | Path | None = None) -> None:
         self._autopack = app.open_checked(db_url=db_url, config_path=config_path)
         self._calls = app.call_door(self._autopack)
+        self._experiments = app.experiments(self._autopack, self._calls)
         super().__init__(self._calls)
 
     async def __aenter__(self) -> Self:
@@ -55,6 +58,19 @@ class AsyncLlmService(llm_service.AsyncLlmService):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    async def retry_prompt(
+        self,
+        call_id: str,
+        *,
+        model: str | None = None,
+        replace: Sequence[tuple[str, str]] = (),
+        append: str | None = None,
+        max_output_tokens: int | None = None,
+    ) -> RetriedPrompt:
+        """Send the prompt of a recorded call again, with edits or as it was; see ``Experiments.retry_prompt``."""
+        edits = PromptEdits(model, tuple(replace), append, max_output_tokens)
+        return await self._experiments.retry_prompt(call_id, edits, author=_author(), client="library")
 
     async def aclose(self) -> None:
         """Give connections back; what was booked is booked."""
@@ -137,6 +153,21 @@ class LlmService:
             role, messages, run_id, phase_id, run_context, task_category, complexity, max_output_tokens, **unbounded,
         )  # fmt: skip
 
+    def retry_prompt(
+        self,
+        call_id: str,
+        *,
+        model: str | None = None,
+        replace: Sequence[tuple[str, str]] = (),
+        append: str | None = None,
+        max_output_tokens: int | None = None,
+    ) -> RetriedPrompt:
+        """See ``AsyncLlmService.retry_prompt``."""
+        return self._loop.call(
+            self._service.retry_prompt, call_id, model=model, replace=replace, append=append,
+            max_output_tokens=max_output_tokens,
+        )  # fmt: skip
+
 
 class _LoopThread:
     """An event loop in a thread of its own; a daemon, so that a program which forgets it can still end."""
@@ -196,6 +227,13 @@ class _LoopThread:
             call.cancel()
         # Each books what it may have cost before it ends.
         await asyncio.gather(*running, return_exceptions=True)
+
+
+def _author() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
 
 
 def _close(loop: _LoopThread, service: AsyncLlmService) -> None:

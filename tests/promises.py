@@ -1304,6 +1304,42 @@ TRACES = (
         ),
     ),
     Promise(
+        "A recorded prompt can be tried again, with edits, through the same door; both answers and costs are shown.",
+        ("docs/traces.md#A prompt, tried again", "docs/library.md#Results"),
+        (
+            *_held(
+                "experiments",
+                "a_prompt_is_asked_again_and_both_answers_stand_side_by_side",
+                "an_experiment_is_on_record_with_who_asked_and_keeps_its_own_words",
+                "without_edits_it_is_the_same_question_to_the_same_model",
+                "a_call_that_was_not_answered_can_be_tried_again",
+                "what_cannot_be_tried_again_is_refused_before_anything_is_bought",
+            ),
+            *_held(
+                "cli/experimenting",
+                "a_prompt_is_shown_and_tried_again_with_both_costs_and_a_diff",
+                "the_library_retries_prompts_too",
+            ),
+        ),
+    ),
+    Promise(
+        "An experiment is held to the caps of its account, and touches neither the caps nor the numbers of a run.",
+        ("docs/traces.md#A prompt, tried again",),
+        _held(
+            "experiments",
+            "an_experiment_is_held_to_the_caps_of_its_account",
+            "a_call_of_a_run_is_tried_again_beside_the_run",
+        ),
+    ),
+    Promise(
+        "Prompts and replies go after the days that models.yaml says.",
+        ("docs/traces.md#What is kept of a call's words",),
+        (
+            *_held("cli/ledger", "words_go_as_models_yaml_says_and_spans_with_the_calls"),
+            *_held("traces/texts", "words_older_than_a_moment_go_in_short_transactions"),
+        ),
+    ),
+    Promise(
         "Set-up and verification commands find their place in the run's trace in TRACEPARENT.",
         ("docs/traces.md#Spans",),
         _held("runs/run_spans", "set_up_and_verification_find_their_place_in_the_trace"),

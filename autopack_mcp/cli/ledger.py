@@ -19,6 +19,7 @@ from autopack_mcp.cli.output import print_json, print_table
 from autopack_mcp.cli.reading import as_json
 from autopack_mcp.summary.shown import usd_text
 from autopack_mcp.text_safety import visible
+from autopack_mcp.traces.retention import Forgotten, forget, forgettable, words_cutoff
 from autopack_mcp.usage.pruning import Pruned, kept_days, prunable, prune_cutoff
 from autopack_mcp.usage.pruning import prune as prune_events
 from autopack_mcp.usage.rebuild import Rebuilt
@@ -76,20 +77,30 @@ def rebuild(as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @as_json
 def prune(older_than: str, dry_run: bool, as_json: bool) -> None:
-    """Delete calls by age, with their lines and reservations; what they came to by hour, day and run is kept."""
+    """Delete calls by age, with all that tells of them; what they came to by hour, day and run is kept.
+
+    Prompts and replies go earlier, as models.yaml says (keep_prompts_days).
+    """
     days = kept_days(older_than)
     with opened() as autopack:
         now = autopack.clock.now()
         before = prune_cutoff(now, days)
+        until = max(before, words_cutoff(now, autopack.settings().runs.keep_prompts_days))
         if dry_run:
             gone = autopack.database.read_now(prunable, before)
+            told = autopack.database.read_now(forgettable, until, before)
         else:
             gone = prune_events(autopack.database, before, now)
+            told = forget(autopack.database, until, before)
         is_sqlite = autopack.database.is_sqlite
     if as_json:
-        print_json({"is_dry_run": dry_run, **{name: getattr(gone, name) for name in gone.__dataclass_fields__}})
+        facts = {name: getattr(gone, name) for name in gone.__dataclass_fields__}
+        print_json({"is_dry_run": dry_run, **facts, "prompts": told.words, "spans": told.spans})
         return
     click.echo(_pruned_in_words(gone, is_dry_run=dry_run))
+    if told != Forgotten():
+        would = "Would delete" if dry_run else "Deleted"
+        click.echo(f"{would} the words of {_many(told.words, 'call')} and {_many(told.spans, 'span')}.")
     if gone.events and is_sqlite and not dry_run:
         click.echo(
             "The file keeps its size and fills the space first. VACUUM, while nothing uses it, makes it smaller."

@@ -38,6 +38,7 @@ _VERBS: Mapping[str, str] = {
     "order": "orders",
     "orders": "orders",
     "usage": "usage",
+    "retry-prompt": "experimenting",
     "models": "reading",
     "scorecard": "scorecard",
     "config": "configuring",

@@ -38,13 +38,20 @@ def acting(act: Callable[[Control, Person], Coroutine[object, object, T]]) -> T:
 async def _acting(act: Callable[[Control, Person], Coroutine[object, object, T]]) -> T:
     # Lazy: verbs that only read must not pay for it.
     from autopack_mcp.app import control
-    from autopack_mcp.control.person import Person
 
     autopack = open_autopack()
     try:
-        return await act(control(autopack), Person(_user(), "command line"))
+        return await act(control(autopack), asked_here())
     finally:
         await autopack.database.close()
+
+
+def asked_here() -> Person:
+    """Who sits at this terminal."""
+    # Lazy: see above.
+    from autopack_mcp.control.person import Person
+
+    return Person(_user(), "command line")
 
 
 def _user() -> str:

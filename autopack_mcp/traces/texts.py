@@ -20,7 +20,6 @@ from sqlalchemy import Connection, Dialect, delete, func, select
 
 from autopack_mcp.clock import to_us
 from autopack_mcp.database.bare import BareStatement
-from autopack_mcp.database.engine import Database
 from autopack_mcp.database.tables import call_texts
 from autopack_mcp.traces.redaction import redacted
 
@@ -185,11 +184,3 @@ def forget_some_words(connection: Connection, before: datetime) -> int:
     if not calls:
         return 0
     return connection.execute(delete(call_texts).where(call_texts.c.call_id.in_(calls))).rowcount
-
-
-async def forget_words(database: Database, before: datetime) -> int:
-    """Delete all words that are older than this moment, in short transactions; returns how many calls lost theirs."""
-    gone = 0
-    while (some := await database.write(forget_some_words, before)) > 0:
-        gone += some
-    return gone

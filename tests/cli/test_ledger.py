@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -16,6 +17,8 @@ from autopack_mcp.cli.main import cli, main
 from autopack_mcp.database.engine import Database
 from autopack_mcp.database.migrate import open_database
 from autopack_mcp.database.tables import usage_days, usage_events, usage_phases
+from autopack_mcp.traces.spans import Span, spans_of_run, write_span
+from autopack_mcp.traces.texts import Words, newest_kept, pack, write_words
 from tests.factories import held_against, insert_run, reservation, token_counts, truth_of, usage_event
 
 NOW = datetime.now(UTC)  # The verbs ask the machine's clock.
@@ -138,6 +141,24 @@ def test_what_would_go_is_said_and_then_goes(spent: Database) -> None:
     assert "VACUUM" in second
     assert run("prune", "--older-than", "400d").output.endswith("nothing was deleted.\n")
     assert run("check").output == "All 1 event, 1 reservation, 0 counters add up.\n"
+
+
+def test_words_go_as_models_yaml_says_and_spans_with_the_calls(home: Path, spent: Database) -> None:
+    (home / "models.yaml").write_text("providers: {openai: {}}\nruns: {keep_prompts_days: 10}\n", encoding="utf-8")
+    words = pack(Words((("user", "Hello?"),), 9), {})
+    spent.write_now(insert_run)
+    for days in (1, 20, 500):
+        at = NOW - timedelta(days=days)
+        whose: dict[str, Any] = {"run_id": "R1", "phase_id": None, "role": "builder", "model": "gpt-5"}
+        spent.write_now(write_words, words, call_id=f"c-{days}", **whose, at=at)
+        spent.write_now(write_span, Span(f"s{days}", "R1", "git", "apply a", at, at))
+
+    dry = json.loads(run("prune", "--older-than", "400d", "--dry-run", "--json").output)
+    assert (dry["prompts"], dry["spans"]) == (2, 1)
+    assert "Would delete the words of 2 calls and 1 span." in run("prune", "--older-than", "400d", "--dry-run").output
+    assert "Deleted the words of 2 calls and 1 span." in run("prune", "--older-than", "400d").output
+    assert spent.read_now(newest_kept) == ("c-1",)
+    assert [span.span_id for span in spent.read_now(spans_of_run, "R1")] == ["s20", "s1"]
 
 
 @pytest.mark.parametrize("days", ["400", "soon", "61d"])
