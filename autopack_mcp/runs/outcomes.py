@@ -14,24 +14,24 @@ from typing import Any, Literal
 from sqlalchemy import Connection
 
 from autopack_mcp.budgets.ledger import RunFence
-from autopack_mcp.replies.edited import AppliedHow
 from autopack_mcp.errors import Denial
+from autopack_mcp.replies.edited import AppliedHow
 from autopack_mcp.runs.records import PhaseRecord, RunRecord
 from autopack_mcp.runs.run_spans import Step, trace_step
 from autopack_mcp.runs.states import PHASE_ACTIVE, PHASE_ENDED, next_run_state
 from autopack_mcp.runs.stops import facts_of, order_stop
 from autopack_mcp.runs.store import (
-    insert_attempt,
     applied_how_of,
+    insert_attempt,
     move_phase,
     move_run,
     phases_of_run,
+    record_event,
     run_by_id,
     set_attempt,
     set_run,
 )
 
-    record_event,
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -58,14 +58,6 @@ class WasBuilt:
 
 
 @dataclass(frozen=True, slots=True)
-class WasApplied:
-    """The edits stand in the workspace; ``diff`` is git's, ``tree`` names exactly what a commit will hold.
-
-    ``how`` says by which lane they came.
-    """
-
-    diff: str
-@dataclass(frozen=True, slots=True)
 class NeedsRepair:
     """The builder answered with edits that do not fit the files; it is asked once more, in the same attempt."""
 
@@ -75,13 +67,21 @@ class NeedsRepair:
     reasons: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class WasApplied:
+    """The edits stand in the workspace; ``diff`` is git's, ``tree`` names exactly what a commit will hold.
+
+    ``how`` says by which lane they came.
+    """
+
+    diff: str
     tree: str
+    how: AppliedHow | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class WasVerified:
     """The verification command said green, or the plan says there is none ("unverified")."""
-    how: AppliedHow | None = None
 
     outcome: Literal["green", "unverified"]
     exit_code: int | None
@@ -186,6 +186,8 @@ def write_outcome(
             _note(connection, fence, phase, reply=outcome.reply, summary=outcome.summary,
                   builder_model=outcome.model, builder_reasons=list(outcome.reasons))  # fmt: skip
             move_phase(connection, fence, phase, "built", f"{outcome.model} wrote a change", at)
+        case NeedsRepair():
+            _write_misfit(connection, fence, phase, outcome, at)
         case WasApplied():
             _note(connection, fence, phase, diff=outcome.diff, tree=outcome.tree, applied_how=outcome.how)
             why = "the change is in the workspace" + _how(connection, phase)
@@ -195,8 +197,6 @@ def write_outcome(
         case WasApproved():
             _note(connection, fence, phase, auditor_model=outcome.model, auditor_reasons=list(outcome.reasons),
                   verdict=outcome.verdict)  # fmt: skip
-        case NeedsRepair():
-            _write_misfit(connection, fence, phase, outcome, at)
             move_phase(connection, fence, phase, "approved", f"{outcome.model} approved" + _how(connection, phase), at,
                        minor_issues=outcome.minor_issues)  # fmt: skip
         case WasCommitted():
@@ -228,14 +228,6 @@ def _note(connection: Connection, fence: RunFence, phase: PhaseRecord, **facts: 
     set_attempt(connection, fence, phase.phase_id, phase.attempt, **facts)
 
 
-def _write_verified(
-    connection: Connection, fence: RunFence, phase: PhaseRecord, outcome: WasVerified, at: datetime
-) -> None:
-    _note(connection, fence, phase, verify_outcome=outcome.outcome, verify_exit_code=outcome.exit_code,
-          verify_output=outcome.output)  # fmt: skip
-    is_green = outcome.outcome == "green"
-    why = "verification is green" if is_green else "unverified: the plan says verify: none"
-    move_phase(connection, fence, phase, "verified", why + _how(connection, phase), at, is_verified=is_green)
 def _how(connection: Connection, phase: PhaseRecord) -> str:
     """What every later word about a change repeats: that its lines were not all where the builder had them."""
     how = applied_how_of(connection, phase.run_id, phase.phase_id, phase.attempt)
@@ -253,6 +245,14 @@ def _write_misfit(
     record_event(connection, phase.run_id, at, "phase", why, phase.phase_id, phase.attempt)
 
 
+def _write_verified(
+    connection: Connection, fence: RunFence, phase: PhaseRecord, outcome: WasVerified, at: datetime
+) -> None:
+    _note(connection, fence, phase, verify_outcome=outcome.outcome, verify_exit_code=outcome.exit_code,
+          verify_output=outcome.output)  # fmt: skip
+    is_green = outcome.outcome == "green"
+    why = "verification is green" if is_green else "unverified: the plan says verify: none"
+    move_phase(connection, fence, phase, "verified", why + _how(connection, phase), at, is_verified=is_green)
 
 
 def _write_committed(
@@ -260,6 +260,7 @@ def _write_committed(
 ) -> None:
     _note(connection, fence, phase, state="kept", finished_at=at)
     why = f"committed as {outcome.commit[:10]}" + ("" if phase.is_verified else ", unverified")
+    why += _how(connection, phase)
     move_phase(
         connection, fence, phase, "committed", why, at,
         commit_sha=outcome.commit, summary=outcome.summary, finished_at=at,
@@ -268,7 +269,6 @@ def _write_committed(
 
 
 def _write_failed(
-    why += _how(connection, phase)
     connection: Connection,
     fence: RunFence,
     phase: PhaseRecord,

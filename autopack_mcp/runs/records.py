@@ -107,9 +107,9 @@ class AttemptRecord:
     started_at: datetime
     finished_at: datetime | None
     session_id: str | None = None
-
-
     applied_how: AppliedHow | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class RunEventRecord:
     """One thing that happened to a run, in words and with the states it moved between."""

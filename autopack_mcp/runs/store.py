@@ -132,7 +132,6 @@ def attempts_of_phase(connection: Connection, run_id: str, phase_id: str) -> tup
     return tuple(AttemptRecord(**row) for row in connection.execute(found).mappings())
 
 
-def events_of_run(connection: Connection, run_id: str, limit: int) -> tuple[RunEventRecord, ...]:
 def applied_how_of(connection: Connection, run_id: str, phase_id: str, attempt: int) -> AppliedHow | None:
     """By which lane the edits of an attempt came; None before they are applied, and where they are no edits of ours."""
     mine = and_(attempts.c.run_id == run_id, attempts.c.phase_id == phase_id, attempts.c.attempt == attempt)
@@ -140,6 +139,7 @@ def applied_how_of(connection: Connection, run_id: str, phase_id: str, attempt: 
     return how
 
 
+def events_of_run(connection: Connection, run_id: str, limit: int) -> tuple[RunEventRecord, ...]:
     """The newest ``limit`` events of a run, newest first."""
     found = select(*_columns(run_events, _EVENT_FIELDS)).where(run_events.c.run_id == run_id)
     found = found.order_by(run_events.c.event_id.desc()).limit(limit)

@@ -109,14 +109,6 @@ def test_a_phase_leaves_one_row_for_its_attempt_and_one_event_for_each_step(open
     assert all(event.why and event.attempt == 1 for event in events(opened))
 
 
-def test_no_command_is_written_down_as_unverified_and_said_again_at_the_commit(opened: Database) -> None:
-    in_state(opened, "verifying")
-    written(opened, WasVerified("unverified", None, ""))
-    assert (phase(opened).is_verified, phase(opened).why) == (False, "unverified: the plan says verify: none")
-
-    written(opened, WasApproved("claude", (), {}, 0))
-    written(opened, WasCommitted(COMMIT, "adds a"))
-    assert phase(opened).why == f"committed as {COMMIT[:10]}, unverified"
 def test_a_reply_that_does_not_fit_is_kept_while_the_phase_goes_on_building(opened: Database) -> None:
     opened.write_now(begin_attempt, MINE, run(opened), phase(opened), NOON)
     written(opened, NeedsRepair("the reply", "It fits\nnowhere.", "gpt", ("medium uses gpt",)))
@@ -145,6 +137,14 @@ def test_what_was_put_at_a_likely_place_is_said_at_every_later_step(
     assert [why.endswith(", applied fuzzily (allow_fuzzy)") for why in whys] == [said] * 4
 
 
+def test_no_command_is_written_down_as_unverified_and_said_again_at_the_commit(opened: Database) -> None:
+    in_state(opened, "verifying")
+    written(opened, WasVerified("unverified", None, ""))
+    assert (phase(opened).is_verified, phase(opened).why) == (False, "unverified: the plan says verify: none")
+
+    written(opened, WasApproved("claude", (), {}, 0))
+    written(opened, WasCommitted(COMMIT, "adds a"))
+    assert phase(opened).why == f"committed as {COMMIT[:10]}, unverified"
 
 
 def test_a_workspace_that_is_ready_says_how_commands_are_confined(opened: Database) -> None:
