@@ -14,6 +14,7 @@ import click
 
 from autopack_mcp.cli.opening import acting, opened
 from autopack_mcp.cli.output import print_run
+from autopack_mcp.cli.token_option import Tokens
 from autopack_mcp.cli.watching import watch
 from autopack_mcp.control.caps import CapWish
 from autopack_mcp.control.overrides import OverrideWish
@@ -86,7 +87,7 @@ def cancel(run: str) -> None:
 
 @click.command(name="raise-cap")
 @click.argument("run")
-@click.option("--tokens", type=int, help="The new cap in tokens.")
+@click.option("--tokens", type=Tokens(), help="The new cap in tokens: 18000, 18k or 1.5M.")
 @click.option("--usd", help="The new cap in dollars, such as 2.50.")
 @click.option("--phase", help="The caps of this phase alone, not those of the run.")
 def raise_cap(run: str, tokens: int | None, usd: str | None, phase: str | None) -> None:

@@ -141,7 +141,10 @@ def _pruned_in_words(gone: Pruned, *, is_dry_run: bool) -> str:
 def _print_repricing(found: Repricing) -> None:
     header = ("provider", "model", "calls", "recorded", "today", "difference", "priced by")
     rows = (*found.models, replace(found.total, provider="all", model="all"))
-    print_table(header, [_repriced_row(row) for row in rows])
+    if found.total.calls:
+        print_table(header, [_repriced_row(row) for row in rows])
+    else:
+        click.echo("There were no calls in that time, so there is nothing to price again.")
     if found.events_from is not None and (found.starts_at is None or found.starts_at < found.events_from):
         last = found.events_from - timedelta(days=1)
         click.echo(f"Calls up to {last:%Y-%m-%d} were deleted by age and cannot be priced again.")

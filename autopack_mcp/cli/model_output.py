@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autopack_mcp.summary.caps import CapView
     from autopack_mcp.summary.explanation import ModelExplanation, WhatIf
     from autopack_mcp.summary.models import ModelMapping, ModelRow
+    from autopack_mcp.summary.run_usage import RunUsage
 
 
 def print_models(mapping: ModelMapping) -> None:
@@ -35,6 +36,23 @@ def print_models(mapping: ModelMapping) -> None:
         )
     for warning in mapping.warnings:
         click.echo(warning, err=True)
+
+
+def print_used_models(used: RunUsage) -> None:
+    """What a run asked that has no phase left to ask for."""
+    click.echo(f"Run {used.run_id} has no phase left that would ask a model.{'' if used.models else ' It asked none.'}")
+    if used.models:
+        click.echo("It used:")
+        print_table(
+            ("model", "provider", "calls", "tokens", "cost"),
+            [
+                (row.model, row.provider, f"{row.calls:,}", tokens_text(row.total_tokens),
+                 usd_text(row.cost_usd, row.unpriced_calls))
+                for row in used.models
+            ],
+        )  # fmt: skip
+    if used.note:
+        click.echo(used.note)
 
 
 def print_explanation(found: ModelExplanation) -> None:

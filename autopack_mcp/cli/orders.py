@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import shlex
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -19,38 +20,70 @@ if TYPE_CHECKING:
     from autopack_mcp.summary.orders import OrderView
 
 
+_ACTIONS: tuple[Literal["pause", "cancel", "tell"], ...] = ("pause", "cancel", "tell")
+_REMOVES = frozenset({"remove", "rm", "delete", "drop", "withdraw", "undo"})
+_LISTS = frozenset({"list", "ls", "show"})
+_LIKE = "Give ACTION WHEN REACHES, like: pause anthropic 80%, or: pause run 5usd. To take one back: remove NUMBER."
+
+
 @click.command()
-@click.argument("action", type=click.Choice(["pause", "cancel", "tell"]), required=False)
+@click.argument("action", required=False)
 @click.argument("when", required=False)
-@click.argument("reaches", required=False)
+@click.argument("reaches", nargs=-1)
 @click.option("--period", type=click.Choice(["day", "week", "month"]), help="Of a provider or all.  [default: week]")
 @click.option("--run", help="Only this run; without it, every run.")
-@click.option("--remove", type=int, metavar="NUMBER", help="Take this order out of force instead.")
+@click.option("--remove", type=int, metavar="NUMBER", help="Take this order out of force instead, as `remove NUMBER`.")
 def order(
-    action: OrderAction | None,
+    action: str | None,
     when: str | None,
-    reaches: str | None,
+    reaches: tuple[str, ...],
     period: Window | None,
     run: str | None,
     remove: int | None,
 ) -> None:
     """Pause or cancel runs, or tell, as soon as WHEN (a provider, run, phase or all) REACHES an amount.
 
-    An amount is a percentage of the cap, dollars or tokens: 80%, '$5', 200k. The server keeps the order until it is
-    removed.
+    ACTION is pause, cancel or tell. An amount is a percentage of the cap, dollars or tokens: 80%, 5usd, 200k, 18000
+    tokens; $5 needs quotes in a shell: '$5'. The server keeps the order until it is removed: remove NUMBER.
     """
     # Lazy: `orders` only reads.
     from autopack_mcp.control.orders import OrderWish
 
-    if remove is not None:
-        if (action, period, run) != (None, None, None):
+    number = _number_to_remove(action, when, reaches) if remove is None else remove
+    if number is not None:
+        if (period, run) != (None, None) or (remove is not None and action is not None):
             raise click.UsageError("--remove takes nothing else.")
-        click.echo(acting(lambda control, person: control.remove_order(remove)))
+        click.echo(acting(lambda control, person: control.remove_order(number)))
         return
-    if action is None or when is None or reaches is None:
-        raise click.UsageError("Give ACTION WHEN REACHES, like: pause anthropic 80%. Or --remove NUMBER.")
-    wish = OrderWish(action, when, reaches, period, run)
+    known = _known_action(action, when, reaches)
+    if when is None or not reaches:
+        raise click.UsageError(f"{_LIKE} A shell takes $5 for something of its own: write '$5' or 5usd.")
+    wish = OrderWish(known, when, " ".join(reaches), period, run)
     click.echo(acting(lambda control, person: control.set_order(wish, person)).message)
+
+
+def _number_to_remove(action: str | None, when: str | None, reaches: tuple[str, ...]) -> int | None:
+    """The order that "remove 3", or "stop 3", takes back; None when it is no such wish."""
+    # "Stop" alone would be a run's; with nothing but a number it can only mean an order.
+    is_stop = action == "stop" and when is not None and when.isdecimal() and not reaches
+    if action not in _REMOVES and not is_stop:
+        return None
+    if when is None or not when.isdecimal() or reaches:
+        raise click.UsageError(f"Give the number of one order: {action} 3. `autopack-mcp orders` lists them.")
+    return int(when)
+
+
+def _known_action(action: str | None, when: str | None, reaches: tuple[str, ...]) -> OrderAction:
+    for known in _ACTIONS:
+        if action == known:
+            return known
+    if action is None:
+        raise click.UsageError(_LIKE)
+    if action in _LISTS:
+        raise click.UsageError("To list the standing orders: autopack-mcp orders")
+    rest = " ".join(shlex.quote(word) for word in (when or "PROVIDER", " ".join(reaches) or "80%"))
+    ways = " or ".join(f"autopack-mcp order {known} {rest}" for known in _ACTIONS[:2])
+    raise click.UsageError(f"{action!r} is no action; it is pause, cancel or tell. Try {ways}")
 
 
 @click.command()

@@ -46,7 +46,7 @@ def status(run: str | None, as_json: bool) -> None:
 def models(run: str | None, role: str | None, category: str | None, complexity: str | None, as_json: bool) -> None:
     """Show which model answers what, and why; with --role everything about one question."""
     # Lazy: ``status`` shows no model and must be quick.
-    from autopack_mcp.cli.model_output import print_explanation, print_models
+    from autopack_mcp.cli.model_output import print_explanation, print_models, print_used_models
 
     with opened() as autopack:
         if role is not None:
@@ -54,4 +54,7 @@ def models(run: str | None, role: str | None, category: str | None, complexity: 
             print_json(explained) if as_json else print_explanation(explained)
             return
         found = autopack.summaries.models_now(run, category, complexity)
+        if run is not None and not (found.rows or category or complexity or as_json):
+            print_used_models(autopack.summaries.run_usage_now(run))
+            return
     print_json(found) if as_json else print_models(found)

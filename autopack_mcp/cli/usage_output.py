@@ -43,6 +43,8 @@ def print_usage(usage: UsageSummary) -> None:
     click.echo(f"{kind}{usage.window_label}: {tokens_text(usage.total_tokens)} tokens,"
                f" {usd_text(usage.cost_usd, usage.unpriced_calls)}; core {tokens_text(usage.core_tokens)},"
                f" auxiliary {tokens_text(usage.auxiliary_tokens)}")  # fmt: skip
+    if usage.rehearsed_calls:
+        click.echo(f"{usage.note} Calls rehearsed: {usage.rehearsed_calls:,}.")
     print_table(
         ("provider", "tokens", "cap", "used", "level", "resets", "cost"),
         [_provider_row(provider) for provider in usage.providers],

@@ -52,6 +52,19 @@ def read_amount(text: str) -> Amount:
     raise RequestRefused(f"The amount {_shown(text)} cannot be read.", hint=WAYS)
 
 
+def read_tokens(text: str) -> int:
+    """The tokens that a person wrote where nothing else is counted: "18000", "18k", "1.5M", "200,000 tokens".
+
+    Raises:
+        RequestRefused: as ``read_amount``, or it is an amount of something else.
+    """
+    is_bare = re.fullmatch(_NUMBER, " ".join(text.split())) is not None
+    found = read_amount(f"{text} tokens" if is_bare else text)
+    if found.unit != "tokens":
+        raise RequestRefused(f"{_shown(text)} is no amount of tokens.", hint="Write it like 18000, 18k or 1.5M.")
+    return found.count
+
+
 def _percent(percent: Decimal, text: str) -> Amount:
     if not 0 < percent <= 100:
         raise RequestRefused(f"{_shown(text)} is not between 1 % and 100 % of a cap.", hint=WAYS)

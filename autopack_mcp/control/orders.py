@@ -41,6 +41,7 @@ from autopack_mcp.text_safety import visible
 
 SHOWN_CHARS = 60  # Of a provider's name that does not exist, when it is repeated.
 ORDERS_NAMED = 10  # Orders in force that a refusal lists.
+EARLY = "It may fire up to one call early: until a call has ended, it counts with the most that it may use."
 _SUBJECTS: Mapping[str, OrderSubject] = {"run": "run", "phase": "phase", "all": "global"}
 
 
@@ -99,7 +100,10 @@ class Orders:
             await self._database.read(_check_cap, order, self._settings())
         laid = await self._database.write(lay_down, order)
         measured = await self._database.read(self._measured, laid.order, run)
-        message = " ".join([_laid_words(laid), *(_now_words(laid.order, measure) for measure in measured)])
+        said = [_laid_words(laid), *(_now_words(laid.order, measure) for measure in measured)]
+        if order.action != "tell" and all(measure.used < measure.allowance for measure in measured):
+            said.append(EARLY)
+        message = " ".join(said)
         return OrderOutcome(laid.order.order_id, in_words(laid.order), message, laid.is_new)
 
     async def remove_order(self, order_id: int) -> str:

@@ -36,7 +36,7 @@ from autopack_mcp.summary.notices import config_notice
 from autopack_mcp.summary.orders import OrderView, order_views
 from autopack_mcp.summary.pace import BurnRate, without_pace
 from autopack_mcp.text_safety import visible
-from autopack_mcp.usage.service import usage_by_day, usage_by_run, usage_sums
+from autopack_mcp.usage.service import rehearsed_calls, usage_by_day, usage_by_run, usage_sums
 from autopack_mcp.usage.spans import DEFAULT_PERIOD, Moment, UsageSpan, asked_span, days_begun
 from autopack_mcp.usage.sums import UsageRow, summed
 from autopack_mcp.usage.true_sums import pruned_before
@@ -169,8 +169,8 @@ class UsageSummary:
     present rate; there are none for anything but the present window. ``breaches`` counts how often a cap was found
     exceeded in the span. ``runs`` are those with calls in the span; None where they were not told apart, and then
     ``runs_note`` says why. ``pace_note`` says of how many caps there is no pace. ``note`` says what is not in these
-    numbers, ``notice`` is RunSummary's. ``orders`` are the standing orders in force, in
-    the present window only; ``alerts`` the newest ones raised in the span.
+    numbers, ``rehearsed_calls`` how many calls that are, ``notice`` is RunSummary's. ``orders`` are the standing orders
+    in force, in the present window only; ``alerts`` the newest ones raised in the span.
     """
 
     period: Window | None
@@ -201,6 +201,7 @@ class UsageSummary:
     alerts: tuple[AlertView, ...] = ()
     pace_note: str = ""
     notice: str = ""
+    rehearsed_calls: int = 0
 
 
 def usage_summary(
@@ -258,6 +259,7 @@ def usage_summary(
         orders=order_views(connection) if span.is_present else (),
         alerts=alerts_in_window(connection, span.start, span.end),
         notice=config_notice(lambda: settings),
+        rehearsed_calls=rehearsed_calls(connection, span),
     )
 
 

@@ -79,6 +79,14 @@ def usage_by_day(connection: Connection, span: TimeSpan) -> Mapping[datetime, Us
     return {day: summed(rows) if len(rows) > 1 else rows[0] for day, rows in days.items()}
 
 
+def rehearsed_calls(connection: Connection, span: TimeSpan) -> int:
+    """How many calls were rehearsed in a span; they are in none of the other answers about it."""
+    return sum(
+        _rehearsed(table, _TIMES[table]).rows(connection, _between(start, end))[0][0] or 0
+        for table, start, end in _parts(span)
+    )
+
+
 def usage_by_run(connection: Connection, span: TimeSpan) -> tuple[UsageRow, ...]:
     """One row per run with calls in a span, most tokens first; calls of no run are in no row.
 
@@ -190,6 +198,13 @@ def _sums_by(table: Table, *keys: str) -> BareStatement:
     real = table.c.purpose != "rehearsal"
     within = (at >= bindparam("start"), at < bindparam("end"), real)
     return BareStatement(lambda _: select(*columns, *_sums(table)).where(*within).group_by(*columns))
+
+
+@cache
+def _rehearsed(table: Table, time: str) -> BareStatement:
+    at = table.c[time]
+    within = (at >= bindparam("start"), at < bindparam("end"), table.c.purpose == "rehearsal")
+    return BareStatement(lambda _: select(_sum(table.c.calls)).where(*within))
 
 
 @cache

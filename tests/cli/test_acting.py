@@ -72,7 +72,19 @@ async def test_a_cap_that_cannot_be_is_refused_in_words(house: House, words: tup
     assert said in str(error)
 
 
-@pytest.mark.parametrize("words", [("R1", "--usd", "five"), ("R1", "--tokens", "1.5"), ("R1", "--token", "x"), ()])
+@pytest.mark.parametrize(
+    ("text", "tokens"), [("18k", "18,000"), ("1.5M", "1,500,000"), ("18000", "18,000"), ("200,000 tokens", "200,000")]
+)
+async def test_a_cap_in_tokens_is_written_as_in_an_order(house: House, tmp_path: Path, text: str, tokens: str) -> None:
+    async with house.supervising():
+        stopped = await house.stopped(await house.start(a_plan(make_repository(tmp_path / "p"), token_cap=1)))
+        answer = await typed("raise-cap", stopped.run_id, "--tokens", text)
+    assert f"is now {tokens} tokens (before: 1 token)" in answer.output
+
+
+@pytest.mark.parametrize(
+    "words", [("R1", "--usd", "five"), ("R1", "--tokens", "$5"), ("R1", "--tokens", "1.5"), ("R1", "--token", "x"), ()]
+)
 async def test_a_cap_that_cannot_be_read_is_wrong_usage(house: House, words: tuple[str, ...]) -> None:
     answer = await typed("raise-cap", *words)
     assert (answer.exit_code, "Usage: " in answer.output) == (2, True)

@@ -185,6 +185,11 @@ def test_a_price_of_ones_own_is_held_against_what_was_recorded(spent: Database, 
     assert total[:6] == ["all", "all", "2", "$2.00", "$6.00", "+$4.00"]
 
 
+def test_without_any_call_there_is_nothing_to_price_again(home: Path) -> None:
+    said = "There were no calls in that time, so there is nothing to price again.\n"
+    assert run("reprice").output == run("reprice", "--from", "2020-01-01", "--to", "2020-01-02").output == said
+
+
 def test_unpriced_calls_are_said_and_never_zero(spent: Database) -> None:
     changed(spent, update(usage_events).values(model="a-new-model", cost_nano=None, price_version=None))
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from autopack_mcp.app import open_autopack
 from autopack_mcp.cli.main import cli, main
+from autopack_mcp.library import UsageRecorder
+from autopack_mcp.routing.model_map import current_model_map, model_map_to_json
+from tests.factories import call_scope, insert_run, settings, usage_event
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -54,6 +59,23 @@ def test_the_map_can_be_narrowed() -> None:
     rows = json.loads(run("models", "--category", "docs", "--complexity", "low", "--json").output)["rows"]
     assert {row["role"] for row in rows} == {"builder", "auditor"}
     assert all("docs" in (row["category"], *row["also"]) for row in rows)
+
+
+def test_a_run_that_has_ended_says_what_it_used(home: Path) -> None:
+    pinned = model_map_to_json(current_model_map(settings(), ()))
+    with UsageRecorder() as recorder:
+        recorder.record_usage(usage_event(scope=call_scope()))
+    autopack = open_autopack()
+    for run_id, state in (("R1", "succeeded"), ("R2", "cancelled")):
+        autopack.database.write_now(partial(insert_run, run_id=run_id, state=state, model_map=pinned))
+    autopack.database.close_now()
+
+    ended = "has no phase left that would ask a model."
+    assert run("models", "--run", "R1").output == (
+        f"Run R1 {ended}\nIt used:\nmodel\tprovider\tcalls\ttokens\tcost\ngpt-4o\topenai\t1\t100\t$0.0005\n"
+    )
+    assert run("models", "--run", "R2").output == f"Run R2 {ended} It asked none.\n"
+    assert json.loads(run("models", "--run", "R1", "--json").output)["rows"] == []
 
 
 @pytest.mark.parametrize("arguments", [("--role", "painter"), ("--category", "poetry"), ("--complexity", "huge")])

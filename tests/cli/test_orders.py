@@ -32,7 +32,8 @@ async def test_an_order_is_laid_down_listed_and_removed(house: House) -> None:
     laid = await typed("order", "pause", "run", "$5", "--run", "R1")
     every = await typed("order", "cancel", "Anthropic", "80 %", "--period", "week")
     assert laid.output == (
-        "Standing order 1 is in force: pause run R1 when it reaches $5.00. $0.00 of $5.00 are used now.\n"
+        "Standing order 1 is in force: pause run R1 when it reaches $5.00. $0.00 of $5.00 are used now."
+        " It may fire up to one call early: until a call has ended, it counts with the most that it may use.\n"
     )
     assert "Standing order 2 is in force: cancel any run when anthropic reaches 80 %" in every.output
     database.write_now(lambda connection: connection.execute(order_firings.insert().values(**FIRED)))
@@ -80,15 +81,44 @@ async def test_without_an_order_the_list_says_how_to_lay_one_down(house: House) 
     [
         ((), "Give ACTION WHEN REACHES"),
         (("pause", "anthropic"), "Give ACTION WHEN REACHES"),
-        (("stop", "anthropic", "80%"), "'stop' is not one of"),
+        (("stop", "anthropic", "80%"), "Try autopack-mcp order pause anthropic 80% or autopack-mcp order cancel"),
+        (("halt",), "'halt' is no action; it is pause, cancel or tell."),
+        (("pause", "run"), "write '$5' or 5usd"),
+        (("list",), "To list the standing orders: autopack-mcp orders"),
+        (("remove", "anthropic"), "Give the number of one order: remove 3."),
+        (("remove", "1", "2"), "Give the number of one order: remove 3."),
+        (("remove", "1", "--run", "R1"), "--remove takes nothing else."),
         (("--remove", "1", "--run", "R1"), "--remove takes nothing else."),
         (("--remove", "x"), "'x' is not a valid integer"),
     ],
-    ids=["nothing", "no amount", "unknown action", "removing and more", "no number"],
-)
+    ids=["nothing", "no amount", "stop", "unknown action", "an amount that the shell took", "list", "remove no number",
+         "remove two", "remove of a run", "removing and more", "no number"],
+)  # fmt: skip
 async def test_wrong_usage_is_said_with_exit_code_two(house: House, words: tuple[str, ...], said: str) -> None:
     answer = await typed("order", *words)
     assert (answer.exit_code, said in answer.output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("remove", "1"), ("rm", "1"), ("delete", "1"), ("stop", "1"), ("--remove", "1")],
+    ids=lambda words: " ".join(words),
+)
+async def test_whatever_word_takes_an_order_back_is_understood(house: House, words: tuple[str, ...]) -> None:
+    await typed("order", "tell", "all", "5usd")
+    assert (await typed("order", *words)).output.startswith("Standing order 1 is removed: tell when everything")
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (("18000", "tokens"), "18,000 tokens"), (("1.5M",), "1,500,000 tokens"), (("80", "%"), "80 % of its cap"),
+        (("5", "usd"), "$5.00"),
+    ],
+)  # fmt: skip
+async def test_an_amount_needs_no_quotes(house: House, words: tuple[str, ...], says: str) -> None:
+    answer = await typed("order", "tell", "anthropic", *words)
+    assert f"tell when anthropic reaches {says}" in answer.output
 
 
 @pytest.mark.parametrize(

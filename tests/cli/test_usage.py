@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from autopack_mcp.app import open_autopack
+from autopack_mcp.budgets.ledger import book_external
 from autopack_mcp.cli.main import cli, main
 from autopack_mcp.library import UsageRecorder
 from autopack_mcp.usage.event import UsageEvent
-from tests.factories import call_scope, usage_event
+from tests.factories import NOON, call_scope, held_against, usage_event
 
 
 @pytest.fixture
@@ -46,6 +48,16 @@ def test_a_run_is_shown_by_tier_and_phase(home: Path) -> None:
     said = run("--run", "R1").output
     assert said.startswith("R1: 100 tokens, $0.0005\n")
     assert "phase\ttier\tname\tin\tout\tcalls\tcost\nP1\t–\t\t60\t40\t1\t$0.0005\n" in said
+
+
+def test_rehearsals_are_mentioned_where_there_were_some(home: Path) -> None:
+    on_that_day = ("--from", "2020-11-18", "--to", "2020-11-18")
+    assert "Rehearsals" not in run(*on_that_day).output
+    autopack = open_autopack()
+    rehearsed = usage_event(scope=call_scope(purpose="rehearsal"), occurred_at=datetime(2020, 11, 18, 12, tzinfo=UTC))
+    autopack.database.write_now(book_external, rehearsed, held_against(), NOON)
+    autopack.database.close_now()
+    assert "Rehearsals are not in these numbers: they buy no tokens. Calls rehearsed: 1.\n" in run(*on_that_day).output
 
 
 def test_what_was_used_stands_by_model_role_and_category(home: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopack_mcp.control.amounts import LARGEST, Amount, read_amount
+from autopack_mcp.control.amounts import LARGEST, Amount, read_amount, read_tokens
 from autopack_mcp.errors import RequestRefused
 
 DOLLAR = 1_000_000_000
@@ -76,6 +76,19 @@ def test_an_amount_that_is_none_is_refused_with_the_ways_to_write_one(text: str,
         read_amount(text)
     assert said in caught.value.message
     assert len(caught.value.message) < 200
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"), [("18000", 18_000), ("18,000", 18_000), (" 18k ", 18_000), ("1.5M", 1_500_000), ("7 tokens", 7)]
+)
+def test_where_only_tokens_are_counted_a_bare_number_is_one(text: str, tokens: int) -> None:
+    assert read_tokens(text) == tokens
+
+
+@pytest.mark.parametrize("text", ["80%", "$5", "1.5", "many", "-5", ""])
+def test_what_is_no_amount_of_tokens_is_refused_there(text: str) -> None:
+    with pytest.raises(RequestRefused):
+        read_tokens(text)
 
 
 @given(st.text(max_size=30))

@@ -11,7 +11,7 @@ from autopack_mcp.budgets.caps import CallScope
 from autopack_mcp.budgets.ledger import book_external
 from autopack_mcp.budgets.standing_orders import OrderAction, StandingOrder, orders_in_force
 from autopack_mcp.config.settings import Window, WindowCap
-from autopack_mcp.control.orders import OrderOutcome, OrderWish
+from autopack_mcp.control.orders import EARLY, OrderOutcome, OrderWish
 from autopack_mcp.database.tables import order_firings, phase_caps, standing_orders
 from autopack_mcp.errors import AutopackError, IllegalTransition, RequestRefused, RunNotFound
 from tests.control.counter import BOB, Counter, count_of
@@ -113,7 +113,8 @@ async def test_a_wish_becomes_an_order_whose_answer_says_what_will_happen(
     assert tuple(getattr(order, name) for name in names) == facts
     assert (order.author, order.client, order.created_at) == ("bob", "a phone", NOON)
     assert (outcome.order_id, outcome.is_new) == (order.order_id, True)
-    assert outcome.message == f"Standing order {order.order_id} is in force: {said}"
+    early = "" if wish[0] == "tell" else f" {EARLY}"
+    assert outcome.message == f"Standing order {order.order_id} is in force: {said}{early}"
     assert said.startswith(outcome.order)
 
 
@@ -206,7 +207,7 @@ async def test_a_share_of_a_runs_own_cap_can_be_named(
 
     outcome = await lay(counter, "pause", when, "50%", run_id="R3")
     assert outcome.message.endswith(
-        "0 tokens of 500 tokens are used now." if when == "run" else "$0.00 of $0.50 are used now."
+        f"{'0 tokens of 500 tokens' if when == 'run' else '$0.00 of $0.50'} are used now. {EARLY}"
     )
 
 

@@ -87,6 +87,7 @@ async def test_stop_the_run_if_anthropic_goes_over_80_percent_of_the_weekly_cap(
     words = f"cancel run {run_id} when anthropic reaches 80 % of its cap of the week"
     assert said["message"] == (
         f"Standing order 1 is in force: {words}. 7,999,000 tokens of 8,000,000 tokens are used now."
+        " It may fire up to one call early: until a call has ended, it counts with the most that it may use."
     )
 
     chat.house.gate.open()

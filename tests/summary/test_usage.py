@@ -107,6 +107,15 @@ def test_rehearsals_are_in_no_number_of_the_summary(database: Database) -> None:
     assert (summary.total_tokens, summary.models, summary.roles, summary.cost_usd) == (0, (), (), Decimal(0))
     assert openai(summary).charged_tokens == 0
     assert "Rehearsals are not in these numbers" in summary.note
+    assert summary.rehearsed_calls == 1
+
+
+@pytest.mark.parametrize(("offset", "calls"), [(0, 2), (-1, 0)], ids=["this week", "the week before"])
+def test_rehearsed_calls_of_the_time_asked_for_are_counted_apart(database: Database, offset: int, calls: int) -> None:
+    for _ in range(2):
+        spend(database, 500, scope=call_scope(purpose="rehearsal"))
+    spend(database, 5)
+    assert usage(database, capped(), offset=offset).rehearsed_calls == calls
 
 
 def test_core_and_auxiliary_roles_add_up_to_all(database: Database) -> None:
