@@ -1227,6 +1227,45 @@ SUMMARIES = (
     ),
 )
 
+REPLAY = (
+    Promise(
+        "A run begins again from any phase that it came to, under what it had pinned; it is as it was afterwards.",
+        ("docs/runs.md#Replay: trying again from a phase",),
+        (
+            *_held(
+                "control/forks",
+                "a_fork_holds_the_plan_from_its_phase_on_and_begins_at_the_commit_before_it",
+                "a_fork_keeps_what_the_run_had_pinned_whatever_has_changed_since",
+                "a_run_is_forked_in_whatever_state_it_is",
+                "what_cannot_be_forked_is_refused_and_leaves_nothing_behind",
+            ),
+            *_held("runs/forks", "a_fork_begins_where_its_phase_did"),
+        ),
+    ),
+    Promise(
+        "Of a fork the words, models and notes may be changed; a command only where plans may come from, too.",
+        ("docs/runs.md#Replay: trying again from a phase",),
+        _held(
+            "control/forks",
+            "words_models_and_notes_of_a_fork_are_what_was_asked_for",
+            "a_verify_command_from_a_chat_is_taken_where_plans_are",
+        ),
+    ),
+    Promise(
+        "Two runs are compared by what happened: verdicts, tokens, cost, time, models, and git's diff of their trees.",
+        ("docs/runs.md#Replay: trying again from a phase",),
+        (
+            *_held(
+                "summary/comparison",
+                "a_fork_is_compared_with_the_run_that_it_came_from",
+                "the_diff_of_two_runs_is_gits_with_hidden_characters_shown",
+                "a_diff_that_cannot_be_made_says_why_and_hides_nothing_else",
+            ),
+            *_held("cli/replaying", "a_fork_and_its_comparison_are_two_lines_to_type"),
+        ),
+    ),
+)
+
 BUILDERS = (
     Promise(
         "A builder that edits files in the workspace itself is held to the same rules; git says what it changed.",
@@ -1239,7 +1278,7 @@ BUILDERS = (
         ),
     ),
     Promise(
-        "A builder's session is reserved before it is launched, and unknown usage is charged in full, never as nothing.",
+        "A builder's session is reserved before it is launched; unknown usage is charged in full, never as nothing.",
         ("docs/builders.md#Builders: who writes a change",),
         _held(
             "runs/sessions",
@@ -1249,7 +1288,7 @@ BUILDERS = (
         ),
     ),
     Promise(
-        "A builder's session is on record before it runs: killed, it goes on under its name; cancelled, it leaves nothing.",
+        "A builder's session is on record before it runs: killed, it goes on; cancelled, it leaves nothing.",
         ("docs/builders.md#Builders: who writes a change",),
         _held(
             "runs/sessions",
@@ -1366,6 +1405,7 @@ PROMISES = (
     *SUMMARIES,
     *LEDGER,
     *RUNS,
+    *REPLAY,
     *BUILDERS,
     *TRACES,
     *PROCESSES,

@@ -35,6 +35,8 @@ _VERBS: Mapping[str, str] = {
     "raise-cap": "acting",
     "note": "acting",
     "override": "acting",
+    "fork": "replaying",
+    "compare": "replaying",
     "order": "orders",
     "orders": "orders",
     "usage": "usage",

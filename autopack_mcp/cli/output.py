@@ -59,6 +59,8 @@ def print_run(run: RunSummary) -> None:
     kind = " — rehearsal: no model was called, no tokens were bought" if run.is_rehearsal else ""
     click.echo(f"{run.run_id}  {run.state}  {run.percent_complete:g} %  {run.plan_name}{kind}")
     click.echo(f"  {run.why}")
+    if run.forked_from is not None:
+        click.echo(f"  Forked from {run.forked_from}")
     if run.needs_you is not None:
         click.echo(f"  Needs you: {run.needs_you.what}")
         click.echo(f"  Say: {run.needs_you.say}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from autopack_mcp.clock import Clock
 from autopack_mcp.config.settings import Settings
 from autopack_mcp.control.caps import CapWish
+from autopack_mcp.control.forks import Forks, ForkWish
 from autopack_mcp.control.notes import NoteOutcome, Notes
 from autopack_mcp.control.orders import OrderOutcome, Orders, OrderWish
 from autopack_mcp.control.overrides import OverrideOutcome, Overrides, OverrideWish
@@ -49,6 +50,9 @@ class Control:
             supervisors=supervisors,
             snapshots=snapshots,
         )
+        self._forks = Forks(
+            database=database, clock=clock, settings=settings, snapshots=snapshots, starting=self._starting
+        )
         self._requests = Requests(
             database=database, clock=clock, supervisors=supervisors, wait_s=wait_s, acknowledge_s=acknowledge_s
         )
@@ -77,6 +81,10 @@ class Control:
         return await self._starting.start_file(
             file, person, repository=repository, verify=verify, is_rehearsal=is_rehearsal
         )
+
+    async def fork(self, wish: ForkWish, source: Source, person: Person, *, may_set_commands: bool = False) -> Started:
+        """Begin a run again from one of its phases, perhaps otherwise."""
+        return await self._forks.fork(wish, source, person, may_set_commands=may_set_commands)
 
     async def request(self, run_id: str, action: Action, person: Person, *, now: bool = False) -> RequestOutcome:
         """Ask a run to pause, resume or cancel."""

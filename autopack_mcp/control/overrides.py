@@ -98,26 +98,13 @@ class Overrides:
 
         return await self._database.read(read)
 
-    def _check_model(self, model: str, settings: Settings) -> None:
-        if model in settings.models:
-            return
-        if settings.find_model(model) is None:
-            known = ", ".join(sorted(settings.models))
-            raise OverrideRefused(f"No model {model!r} in the catalog.", hint=f"Known: {known}.")
-        if self._snapshots.unit_price(model) is None:
-            # A family takes any name; one that no price list knows either is most likely a typo.
-            raise OverrideRefused(
-                f"Model {model!r} is neither in the catalog nor in the price list.",
-                hint="Mend the name, or add the model to models.yaml, with a price if it is new.",
-            )
-
     async def _checked(self, wish: OverrideWish, person: Person) -> Override:
         await self._check_scope(wish)
         now = self._clock.now()
         # What is to be withdrawn may name what has gone from the settings since.
         if not wish.undo:
             settings = self._settings()
-            self._check_model(wish.model, settings)
+            check_model(wish.model, settings, self._snapshots)
             _check_pattern(wish, settings.categories)
             if wish.expires_at is not None and wish.expires_at <= now:
                 expired = f"{wish.expires_at:%Y-%m-%d %H:%M}"
@@ -154,6 +141,25 @@ def _changes(before: _Futures | None, after: _Futures | None) -> tuple[PhaseMode
     return phase_model_changes(
         before.snapshot, after.snapshot, after.phases, with_phase_in_hand=after.helps_phase_in_hand
     )
+
+
+def check_model(model: str, settings: Settings, snapshots: SnapshotReader) -> None:
+    """Nothing, when a person may choose this model.
+
+    Raises:
+        OverrideRefused: nobody knows it.
+    """
+    if model in settings.models:
+        return
+    if settings.find_model(model) is None:
+        known = ", ".join(sorted(settings.models))
+        raise OverrideRefused(f"No model {model!r} in the catalog.", hint=f"Known: {known}.")
+    if snapshots.unit_price(model) is None:
+        # A family takes any name; one that no price list knows either is most likely a typo.
+        raise OverrideRefused(
+            f"Model {model!r} is neither in the catalog nor in the price list.",
+            hint="Mend the name, or add the model to models.yaml, with a price if it is new.",
+        )
 
 
 def _check_pattern(wish: OverrideWish, categories: frozenset[str]) -> None:

@@ -25,7 +25,8 @@ from autopack_mcp.plans.repository_url import is_url
 from autopack_mcp.routing.model_map import current_model_map, model_map_to_json
 from autopack_mcp.routing.model_router import RoutingSnapshot, choose
 from autopack_mcp.routing.overrides import overrides_in_force
-from autopack_mcp.routing.snapshot import SnapshotReader
+from autopack_mcp.routing.snapshot import RunRules, SnapshotReader
+from autopack_mcp.runs.forks import Origin, insert_fork
 from autopack_mcp.runs.launch import SupervisorLauncher
 from autopack_mcp.runs.states import RunState
 from autopack_mcp.runs.store import NewRun, insert_run
@@ -112,24 +113,36 @@ class Starting:
         plan = load_plan_file(file, known_categories=categories, repository=repository, verify=verify)
         return await self._start(plan, person, is_rehearsal=is_rehearsal)
 
-    async def _start(self, plan: Plan, person: Person, *, is_rehearsal: bool) -> Started:
+    async def start_fork(self, origin: Origin, person: Person) -> Started:
+        """Start what another run is to be tried again as: with its pinned models, rules, overrides and notes.
+
+        Raises:
+            MissingKey, WorkspaceError, SupervisorUnavailable: see ``start_file``.
+        """
+        return await self._start(origin.plan, person, is_rehearsal=origin.is_rehearsal, origin=origin)
+
+    async def _start(self, plan: Plan, person: Person, *, is_rehearsal: bool, origin: Origin | None = None) -> Started:
         supervisor = await self._supervisors.ensure(here=not is_url(plan.repository))
         if not is_rehearsal:
-            await self._check_keys(plan, self._settings(), frozenset(supervisor.key_variables))
+            rules = None if origin is None else origin.rules_for_models
+            await self._check_keys(plan, self._settings(), frozenset(supervisor.key_variables), rules)
         run_id = f"r-{self._clock.now():%m%d}-{secrets.token_hex(3)}"
         base = await pin_base(plan.repository, run_id, plan.base)
         new = self._new_run(run_id, plan, base, person, is_rehearsal=is_rehearsal)
         # A path means nothing on another machine; ours is where the supervisor that was made sure of is.
         machine = None if is_url(plan.repository) else supervisor.machine
-        await self._database.write(self._insert, replace(new, machine=machine))
+        await self._database.write(self._insert, replace(new, machine=machine), origin)
         kind = "rehearsal: no model is called and no tokens are bought" if is_rehearsal else "real run"
-        what = f"Run {run_id} of plan {plan.name!r} is queued ({len(plan.phases)} phases, {kind})."
+        again = "" if origin is None else f", run {origin.run_id} again from phase {origin.phase_id},"
+        what = f"Run {run_id} of plan {plan.name!r}{again} is queued ({len(plan.phases)} phases, {kind})."
         # A worker has no page of its own; whoever serves one anywhere shows this run as well.
         message = f"{what} Page: {supervisor.url}/runs/{run_id}" if supervisor.url else what
         return Started(run_id, "queued", message, tuple(str(warning) for warning in plan.warnings))
 
-    async def _check_keys(self, plan: Plan, settings: Settings, key_variables: frozenset[str]) -> None:
-        snapshot = await self._database.read(self._snapshots.read)
+    async def _check_keys(
+        self, plan: Plan, settings: Settings, key_variables: frozenset[str], rules: RunRules | None
+    ) -> None:
+        snapshot = await self._database.read(self._snapshots.read, rules)
         missing = missing_keys(snapshot, plan, settings.providers, key_variables)
         if missing:
             provider, *others = missing
@@ -151,8 +164,11 @@ class Starting:
             workspace=str(self._home.workspaces / run_id),
         )
 
-    def _insert(self, connection: Connection, new: NewRun) -> None:
+    def _insert(self, connection: Connection, new: NewRun, origin: Origin | None) -> None:
         now = self._clock.now()
+        if origin is not None:
+            insert_fork(connection, origin, new, now)
+            return
         model_map = current_model_map(self._settings(), overrides_in_force(connection, None, now))
         insert_run(connection, replace(new, model_map=model_map_to_json(model_map)), now)
 

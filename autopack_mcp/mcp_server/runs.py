@@ -40,6 +40,7 @@ NUMBERS = (
 SIBLINGS = (
     "tokens_reserved", "unpriced_calls", "is_rehearsal", "current_attempt",
     "aliases", "created_at", "started_at", "finished_at", "updated_at",
+    "forked_from",
 )  # fmt: skip
 
 

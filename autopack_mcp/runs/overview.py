@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, and_, case, func, or_, select
 
@@ -92,3 +93,38 @@ def supervisors_known(connection: Connection) -> tuple[SupervisorRecord, ...]:
     found = select(*(supervisors.c[name] for name in SupervisorRecord.__dataclass_fields__))
     found = found.order_by(supervisors.c.lease_expires_at.desc(), supervisors.c.machine)
     return tuple(SupervisorRecord(**row) for row in connection.execute(found).mappings())
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseVerdict:
+    """How the newest attempt at a phase was judged: ``approved`` is None until an auditor's verdict could be used."""
+
+    verify_outcome: str | None
+    approved: bool | None
+    summary: str
+    minor_issues: int
+    major_issues: int
+
+
+def phase_verdicts(connection: Connection, run_id: str) -> Mapping[str, PhaseVerdict]:
+    """The verdicts on the newest attempts at a run's phases, by phase id; a phase that was never tried is absent."""
+    newest = and_(
+        attempts.c.run_id == phases.c.run_id,
+        attempts.c.phase_id == phases.c.phase_id,
+        attempts.c.attempt == phases.c.attempt,
+    )
+    found = (
+        select(phases.c.phase_id, attempts.c.verify_outcome, attempts.c.verdict)
+        .select_from(phases.join(attempts, newest))
+        .where(phases.c.run_id == run_id)
+    )
+    return {row.phase_id: _verdict(row.verify_outcome, row.verdict) for row in connection.execute(found)}
+
+
+def _verdict(verify_outcome: str | None, verdict: Mapping[str, Any] | None) -> PhaseVerdict:
+    if verdict is None:
+        return PhaseVerdict(verify_outcome, None, "", 0, 0)
+    severities = [issue["severity"] for issue in verdict["issues"]]
+    return PhaseVerdict(
+        verify_outcome, verdict["approved"], verdict["summary"], severities.count("minor"), severities.count("major")
+    )

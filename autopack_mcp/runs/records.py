@@ -51,6 +51,8 @@ class RunRecord:
     stopped_by: Mapping[str, Any] | None = None
     machine: str | None = None
     trace_id: str | None = None
+    forked_from_run: str | None = None
+    forked_from_phase: str | None = None
 
     @property
     def branch(self) -> str:

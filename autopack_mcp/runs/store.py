@@ -62,6 +62,8 @@ class NewRun:
     base_commit: str
     workspace: str
     machine: str | None = None
+    forked_from_run: str | None = None
+    forked_from_phase: str | None = None
 
 
 # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -376,6 +378,8 @@ def _run_row(new: NewRun) -> dict[str, Any]:
         "is_set_up": False,
         "lease_token": 0,
         "trace_id": new_trace_id(),
+        "forked_from_run": new.forked_from_run,
+        "forked_from_phase": new.forked_from_phase,
     }
 
 

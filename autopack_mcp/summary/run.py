@@ -138,8 +138,9 @@ class RunSummary:
     ``supervisor`` says who advances the run; ``sandbox`` how its commands are confined, None before the first one.
     ``notes`` are oldest first, ``recent_events`` newest first. ``aliases`` are the predecessor's words for ``state``.
     ``orders`` are the standing orders that may stop the run or tell of it, and those that have; ``alerts`` the newest
-    ones about what it counts on; ``notice`` says when the configuration cannot be used, "" otherwise. Texts are made
-    visible and cut to a limit; what is longer ends in "…".
+    ones about what it counts on; ``notice`` says when the configuration cannot be used, "" otherwise. ``forked_from``
+    is the run that this one begins again from, and its phase. Texts are made visible and cut to a limit; what is longer
+    ends in "…".
     """
 
     run_id: str
@@ -188,6 +189,7 @@ class RunSummary:
     orders: tuple[OrderView, ...] = ()
     alerts: tuple[AlertView, ...] = ()
     notice: str = ""
+    forked_from: str | None = None
 
     @property
     def is_waiting(self) -> bool:
@@ -299,8 +301,15 @@ def _identity(run: RunRecord) -> dict[str, Any]:
         "started_at": run.started_at,
         "finished_at": run.finished_at,
         "updated_at": run.updated_at,
+        "forked_from": _origin(run),
         "aliases": tuple(word for word, state in STATE_ALIASES.items() if state == run.state),
     }
+
+
+def _origin(run: RunRecord) -> str | None:
+    if run.forked_from_run is None:
+        return None
+    return f"{run.forked_from_run}, phase {visible(run.forked_from_phase or '', NAME_LIMIT)}"
 
 
 def _progress(phases: Sequence[PhaseRecord]) -> dict[str, Any]:

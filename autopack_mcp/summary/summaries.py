@@ -25,6 +25,7 @@ from autopack_mcp.summary.run_list import RUNS_SHOWN, current_run, list_runs
 
 if TYPE_CHECKING:
     # Usage and models are imported when they are asked for: ``autopack-mcp status`` shows neither and must be quick.
+    from autopack_mcp.summary.comparison import Comparison
     from autopack_mcp.summary.explanation import ModelExplanation
     from autopack_mcp.summary.models import ModelMapping
     from autopack_mcp.summary.outlook import RoutingSources
@@ -105,6 +106,16 @@ class Summaries:
     async def scorecard(self, wish: ScorecardWish) -> ModelScorecard:
         """How each model did on the person's own work. Raises RequestRefused."""
         return await self._database.read(self._scorecard, wish)
+
+    async def compare(self, run_id: str, other: str | None = None) -> Comparison:
+        """Two runs side by side; without another one, the run it was forked from and it.
+
+        Raises RunNotFound, RequestRefused.
+        """
+        from autopack_mcp.summary.comparison import compared, facts_of_runs  # Lazy, as said above.
+
+        a, b = await self._database.read(facts_of_runs, run_id, other, self._clock.now())
+        return await compared(a, b)
 
     async def context_block(self, run_id: str) -> str:
         """The run as Markdown to paste. Raises RunNotFound."""

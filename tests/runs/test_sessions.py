@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,7 @@ from tests.runs.house import LIMIT_S, House, open_house
 pytestmark = pytest.mark.anyio
 AGENT = Path(__file__).with_name("fake_agent.py")
 MODEL = "claude-haiku-5-5"
+Steps = Sequence[Sequence[Any]]  # What the fake agent is to do, in its own words.
 PROMISED = (4_000, 1_000)  # Tokens in and out that a session is reserved.
 
 
@@ -141,7 +142,7 @@ async def driving(
     await door.close()
 
 
-async def started(house: House, repository: Path, steps: list[list[Any]], **overrides: Any) -> str:
+async def started(house: House, repository: Path, steps: Steps, **overrides: Any) -> str:
     """A run with one phase whose agent shall do these steps."""
     phase = a_phase("a", description=json.dumps(steps), **overrides.pop("phase", {}))
     return await house.start_unattended(a_plan(repository, [phase], **overrides))
@@ -176,7 +177,7 @@ def tree_of(repository: Path, run_id: str) -> dict[str, str]:
 
 
 async def test_a_builder_that_works_in_the_workspace_yields_its_change_by_git(house: House, repository: Path) -> None:
-    steps = [
+    steps: Steps = [
         ["write", "src/new.py", "print('new')\n*** END\n"], ["write", "README.md", "Another project."],
         ["delete", "old.txt"], ["write", "build.log", "ignored\n"], ["run", "git", "add", "-A"],
         ["run", "git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "its own"],
@@ -219,7 +220,7 @@ BROKEN_RULES = {
 
 @pytest.mark.parametrize(("steps", "reason"), BROKEN_RULES.values(), ids=BROKEN_RULES)
 async def test_the_rules_for_a_builder_hold_for_one_that_edits_files_itself(
-    house: House, repository: Path, steps: list[list[Any]], reason: str
+    house: House, repository: Path, steps: Steps, reason: str
 ) -> None:
     if "crlf" in str(steps):
         # Half of the file keeps its endings, so it is a change, and not one that could be made by a reply.
@@ -241,7 +242,7 @@ async def test_the_rules_for_a_builder_hold_for_one_that_edits_files_itself(
 
 
 async def test_the_next_attempt_opens_a_session_of_its_own_in_a_clean_workspace(house: House, repository: Path) -> None:
-    steps = [["run", "test", "!", "-e", "half.txt"], ["write", "half.txt", "x"], ["usage", 1, 1]]
+    steps: Steps = [["run", "test", "!", "-e", "half.txt"], ["write", "half.txt", "x"], ["usage", 1, 1]]
     run_id = await started(house, repository, steps, verify="false", attempts_limit=2)
     async with driving(house, run_id) as (builder, driver):
         await driver().drive()
@@ -327,7 +328,7 @@ async def test_a_session_past_its_deadline_is_ended_and_costs_an_attempt(house: 
 
 # ── when it is interrupted ───────────────────────────────────────────────────────────────────────────────────────────
 
-HALF = [["write", "first.txt", "1\n"], ["hold"], ["write", "second.txt", "2\n"], ["usage", 10, 5]]
+HALF: Steps = [["write", "first.txt", "1\n"], ["hold"], ["write", "second.txt", "2\n"], ["usage", 10, 5]]
 
 
 async def test_cancelling_ends_the_session_books_it_and_leaves_the_workspace_clean(
