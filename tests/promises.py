@@ -673,6 +673,23 @@ PROCESSES = (
         _held("durability/competitors", "two_chats_and_two_servers_on_one_database_do_nothing_twice"),
     ),
     Promise(
+        "A moved or rewritten repository, a full disk, a busy or lost database, a provider that hangs: the run goes on by"
+        " itself, or waits and says for what, and then goes on.",
+        ("docs/durability.md#What happens around a run",),
+        _held(
+            "durability/surroundings",
+            "a_run_waits_for_a_repository_that_was_moved_away_and_goes_on_when_it_is_back",
+            "a_run_goes_on_when_the_branch_it_began_from_is_rewritten_and_swept",
+            "a_branch_that_was_deleted_comes_back_whole_with_the_next_commit",
+            "a_workspace_that_was_deleted_is_made_again",
+            "a_run_waits_for_room_on_the_disk_of_its_workspace_and_goes_on",
+            "a_run_goes_on_by_itself_when_the_disk_of_its_database_has_room_again",
+            "a_run_goes_on_by_itself_when_somebody_gives_the_lock_of_its_database_back",
+            "a_run_goes_on_by_itself_when_the_database_server_comes_back",
+            "a_provider_that_never_answers_costs_attempts_and_then_a_person_is_asked",
+        ),
+    ),
+    Promise(
         "A newer version brings the database up to date in the middle of a run, and the run goes on.",
         ("docs/durability.md#What happens around a run",),
         _held("durability/upgrade", "a_run_that_an_older_version_began_goes_on_under_this_one"),

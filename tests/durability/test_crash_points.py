@@ -25,6 +25,8 @@ from autopack_mcp import app
 from autopack_mcp.clock import ManualClock
 from autopack_mcp.database.tables import phases
 from autopack_mcp.runs.requests import add_request
+from autopack_mcp.runs.states import RUN_ACTIVE
+from autopack_mcp.runs.store import run_by_id
 from autopack_mcp.summary.run import RunSummary
 from tests.durability.picture import (
     Call,
@@ -36,6 +38,7 @@ from tests.durability.picture import (
     drawn,
     folder_line,
 )
+from tests.durability.scene import until
 from tests.durability.told_git import told_git
 from tests.factories import NOON
 from tests.ledger_truth import assert_ledger_adds_up
@@ -76,13 +79,15 @@ class Lived:
     boundaries: list[str] = field(default_factory=list)
     points: dict[str, list[str]] = field(default_factory=lambda: {window: [] for window in WINDOWS})
     undisturbed: Counter[Call] = field(default_factory=Counter)
+    has_written: bool = True
 
     def reach(self, boundary: str) -> None:
         """The process could be gone here."""
         window = WINDOWS[len(self.done)]
         point = f"{len(self.boundaries):03} {boundary}"
         self.boundaries.append(boundary)
-        self.recording.take(point)
+        self.recording.take(point, has_written=self.has_written)
+        self.has_written = False
         if self.recording.points[-1] == point:
             self.points[window].append(point)
 
@@ -91,6 +96,7 @@ class Lived:
             self.reach(f"before {name} is written")
 
     async def after(self, operation: Operation, arguments: tuple[Any, ...]) -> None:
+        self.has_written = True  # Whatever it was about: the rows must be looked at again.
         if name := name_of(operation, arguments):
             self.done.append(name)
             self.reach(f"after {name} is written")
@@ -117,11 +123,16 @@ async def _live(lived: Lived, empty_database: Path | str, tools: Path) -> None:
         # The patch goes round the whole life of the supervisor: no git of ours may still wait for an answer.
         with pytest.MonkeyPatch.context() as patch, told_git(tools, patch, lived.around_git):
             async with house.supervising(door=door, database=watched):
-                run = await house.stopped(recording.run_id)
+                await until(lambda: _has_stopped(house, recording.run_id))
         await watched.close()
+        run = await house.run(recording.run_id)
         lived.undisturbed = house.autopack.database.read_now(booked_calls)
         recording.tree = git(repository, "rev-parse", f"{run.branch}^{{tree}}")
         assert_finished(lived, run)
+
+
+async def _has_stopped(house: House, run_id: str) -> bool:
+    return (await house.autopack.database.read(run_by_id, run_id)).state not in RUN_ACTIVE
 
 
 def _url(house: House) -> str:

@@ -139,27 +139,40 @@ class Recording:
     tree: str = ""
     _last: str = ""
     _rows: Rows = field(init=False)
+    _last_rows: str = ""
+    _rows_kept_at: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._rows = self.rows or SqliteRows(self.folder / "home" / DATABASE_FILE, self.copies)
 
-    def take(self, point: str) -> None:
-        """Copy the world aside, unless it is still as it was at the point before."""
-        world = self._fingerprint()
+    def take(self, point: str, *, has_written: bool = True) -> None:
+        """Copy the world aside, unless it is still as it was at the point before.
+
+        ``has_written`` False says that no row can have changed since then, which spares looking at them all.
+        """
+        rows = self._rows.fingerprint() if has_written else self._last_rows
+        world = self._fingerprint() + rows
         if world == self._last:
             self.left_out.append(point)
             return
-        self._last = world
+        self._keep_rows(point, is_as_before=rows == self._last_rows)
+        self._last, self._last_rows = world, rows
         self.points.append(point)
         ignored = shutil.ignore_patterns(f"{DATABASE_FILE}*")
         shutil.copytree(self.folder, self.copies / point, symlinks=True, ignore=ignored)
-        self._rows.keep(point)
 
     def put_back(self, point: str) -> None:
         """The world as it was at a point, where it was."""
         shutil.rmtree(self.folder)
         shutil.copytree(self.copies / point, self.folder, symlinks=True)
-        self._rows.put_back(point)
+        self._rows.put_back(self._rows_kept_at[point])
+
+    def _keep_rows(self, point: str, *, is_as_before: bool) -> None:
+        if is_as_before and self.points:
+            self._rows_kept_at[point] = self._rows_kept_at[self.points[-1]]
+            return
+        self._rows.keep(point)
+        self._rows_kept_at[point] = point
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
@@ -167,4 +180,4 @@ class Recording:
             # The index holds times of files besides their names, and the databases are compared by what is in them.
             if file.is_file() and not file.is_symlink() and file.name != "index" and DATABASE_FILE not in file.name:
                 digest.update(f"{file.relative_to(self.folder)}\0".encode() + file.read_bytes())
-        return digest.hexdigest() + self._rows.fingerprint()
+        return digest.hexdigest()

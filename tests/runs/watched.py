@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from autopack_mcp.database.engine import Database
+from autopack_mcp.database.engine import BUSY_TIMEOUT_S, Database
 
 Operation = Callable[..., Any]
 Moment = Callable[[Operation, tuple[Any, ...]], Awaitable[None]]
@@ -22,9 +22,15 @@ class WatchedDatabase(Database):
     """Like the database at ``url``, with its own connections, as another process has them."""
 
     def __init__(
-        self, url: str, *, before_read: Moment = _nothing, before: Moment = _nothing, after: Moment = _nothing
+        self,
+        url: str,
+        *,
+        before_read: Moment = _nothing,
+        before: Moment = _nothing,
+        after: Moment = _nothing,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
     ) -> None:
-        super().__init__(url)
+        super().__init__(url, busy_timeout_s=busy_timeout_s)
         self._before_read = before_read
         self._before = before
         self._after = after
