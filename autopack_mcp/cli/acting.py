@@ -1,4 +1,4 @@
-"""The verbs that act: start, pause, resume, cancel, raise-cap, note, override.
+"""The verbs that act: start, pause, resume, retry, skip, edit, give-up, cancel, raise-cap, note, override.
 
 ``control`` does the work; these print its answer.
 """
@@ -20,6 +20,8 @@ from autopack_mcp.control.caps import CapWish
 from autopack_mcp.control.overrides import OverrideWish
 from autopack_mcp.control.requests import RequestOutcome
 from autopack_mcp.plans.repository_url import is_url
+from autopack_mcp.runs.phase_wishes import PhaseWish
+from autopack_mcp.runs.plan_edits import PhaseEdit
 from autopack_mcp.runs.requests import Action
 
 
@@ -85,6 +87,43 @@ def cancel(run: str) -> None:
     _request(run, "cancel")
 
 
+@click.command(name="give-up")
+@click.argument("run")
+def give_up(run: str) -> None:
+    """End RUN, which needs attention, as failed."""
+    _request(run, "give_up")
+
+
+@click.command()
+@click.argument("run")
+@click.argument("phase", required=False)
+def retry(run: str, phase: str | None) -> None:
+    """Try PHASE of RUN anew; without one the phase that failed.
+
+    In a paused run the attempt in hand is dropped, and the run stays paused.
+    """
+    _about_phase(run, PhaseWish("retry", phase))
+
+
+@click.command()
+@click.argument("run")
+@click.argument("phase")
+@click.option("--reason", required=True, help="Why; it is shown wherever the phase is.")
+def skip(run: str, phase: str, reason: str) -> None:
+    """Leave PHASE of RUN out: it counts as completed. In hand, it is interrupted and nothing of it is kept."""
+    _about_phase(run, PhaseWish("skip", phase, reason))
+
+
+@click.command()
+@click.argument("run")
+@click.argument("phase")
+@click.option("--description", help="What the builder is asked to do instead.")
+@click.option("--verify", help="The command that says whether it worked, or none.")
+def edit(run: str, phase: str, description: str | None, verify: str | None) -> None:
+    """Change what PHASE of RUN is to do, or how it is verified, before it is tried (again)."""
+    _about_phase(run, PhaseWish("edit", phase, edit=PhaseEdit(description, verify)))
+
+
 @click.command(name="raise-cap")
 @click.argument("run")
 @click.option("--tokens", type=Tokens(), help="The new cap in tokens: 18000, 18k or 1.5M.")
@@ -143,6 +182,13 @@ def _dollars(text: str) -> Decimal:
         return Decimal(text.removeprefix("$").replace(",", ""))
     except InvalidOperation as error:
         raise click.BadParameter(f"{text!r} is not an amount of dollars.", param_hint="--usd") from error
+
+
+def _about_phase(run: str, wish: PhaseWish) -> None:
+    outcome: RequestOutcome = acting(
+        lambda control, person: control.about_phase(run, wish, person, may_set_commands=True)
+    )
+    click.echo(outcome.message)
 
 
 def _request(run: str, action: Action, *, now: bool = False) -> None:

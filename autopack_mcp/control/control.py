@@ -24,6 +24,7 @@ from autopack_mcp.home import Home
 from autopack_mcp.notes import Source
 from autopack_mcp.routing.snapshot import SnapshotReader
 from autopack_mcp.runs.launch import SupervisorLauncher
+from autopack_mcp.runs.phase_wishes import PhaseWish
 from autopack_mcp.runs.requests import Action
 
 
@@ -54,7 +55,12 @@ class Control:
             database=database, clock=clock, settings=settings, snapshots=snapshots, starting=self._starting
         )
         self._requests = Requests(
-            database=database, clock=clock, supervisors=supervisors, wait_s=wait_s, acknowledge_s=acknowledge_s
+            database=database,
+            clock=clock,
+            settings=settings,
+            supervisors=supervisors,
+            wait_s=wait_s,
+            acknowledge_s=acknowledge_s,
         )
         self._notes = Notes(database=database, clock=clock)
         self._overrides = Overrides(database=database, clock=clock, settings=settings, snapshots=snapshots)
@@ -87,8 +93,14 @@ class Control:
         return await self._forks.fork(wish, source, person, may_set_commands=may_set_commands)
 
     async def request(self, run_id: str, action: Action, person: Person, *, now: bool = False) -> RequestOutcome:
-        """Ask a run to pause, resume or cancel."""
+        """Ask a run to pause, resume, cancel or give up."""
         return await self._requests.request(run_id, action, person, now=now)
+
+    async def about_phase(
+        self, run_id: str, wish: PhaseWish, person: Person, *, may_set_commands: bool = False
+    ) -> RequestOutcome:
+        """Try a phase anew, skip it or edit it."""
+        return await self._requests.about_phase(run_id, wish, person, may_set_commands=may_set_commands)
 
     async def raise_cap(self, run_id: str, wish: CapWish, person: Person) -> RequestOutcome:
         """Give a run, or one of its phases, other caps."""

@@ -1,4 +1,4 @@
-"""Asking a run to pause, resume or cancel, or to have other caps: the wish is a row, its answer is waited for briefly.
+"""Asking something of a run, of one of its phases or of its caps: the wish is a row, its answer is waited for briefly.
 
 It never moves a run itself: the supervisor does, and writes what came of it into the row. ``Control`` calls it for the
 MCP tools and the command line alike.
@@ -7,20 +7,23 @@ MCP tools and the command line alike.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection
 
 from autopack_mcp.clock import Clock
+from autopack_mcp.config.settings import Settings
 from autopack_mcp.control.caps import CapWish, checked_caps
 from autopack_mcp.control.person import Person
+from autopack_mcp.control.phases import checked_wish
 from autopack_mcp.database.changes import ChangeWatch
 from autopack_mcp.database.engine import Database
 from autopack_mcp.errors import IllegalTransition, RequestRefused
 from autopack_mcp.runs.cap_changes import answer_to
 from autopack_mcp.runs.launch import SupervisorLauncher
+from autopack_mcp.runs.phase_wishes import PhaseWish, answer_to_wish, wish_to_json
 from autopack_mcp.runs.progress import current_phase
 from autopack_mcp.runs.queue import reach_of_run
 from autopack_mcp.runs.records import PhaseRecord, RunRecord
@@ -30,6 +33,7 @@ from autopack_mcp.runs.requests import (
     RequestAction,
     RequestRecord,
     add_request,
+    allowed_actions,
     event_of,
     pending_requests,
     request_by_id,
@@ -60,18 +64,20 @@ class Requests:
         *,
         database: Database,
         clock: Clock,
+        settings: Callable[[], Settings],
         supervisors: SupervisorLauncher,
         wait_s: float = WAIT_S,
         acknowledge_s: float = ACKNOWLEDGE_S,
     ) -> None:
         self._database = database
         self._clock = clock
+        self._settings = settings
         self._supervisors = supervisors
         self._wait_s = wait_s
         self._acknowledge_s = acknowledge_s
 
     async def request(self, run_id: str, action: Action, person: Person, *, now: bool = False) -> RequestOutcome:
-        """Ask a run to pause, resume or cancel, and wait up to ``WAIT_S`` seconds for it to have happened.
+        """Ask a run to pause, resume or end, and wait up to ``WAIT_S`` seconds for it to have happened.
 
         ``now`` makes a pause interrupt the step in hand. Asking for what is already so changes nothing and says so.
 
@@ -89,8 +95,30 @@ class Requests:
                 message = f"Run {run_id} is already {run.state}: {run.why}"
                 return RequestOutcome(run_id, action, run.state, message, _is_underway(action, run.state))
             if next_run_state(run.state, event_of(action, run.state)) is None:
-                raise IllegalTransition(run.state, action, _allowed_actions(run.state))
+                raise IllegalTransition(run.state, action, allowed_actions(run.state))
         return await self._ask(run_id, action, person, {"now": now})
+
+    async def about_phase(
+        self, run_id: str, wish: PhaseWish, person: Person, *, may_set_commands: bool
+    ) -> RequestOutcome:
+        """Ask to try a phase anew, to skip it or to edit it; asking for what is so already changes nothing.
+
+        ``may_set_commands`` says that the person is at this machine, where they may run any command anyway; from
+        elsewhere a verification command is set only where the configuration lets plans come from there, too.
+
+        Raises:
+            RunNotFound; RequestRefused: no usable words, no such phase, or it stands where this cannot be done.
+            IllegalTransition: the run has ended. SupervisorUnavailable: nobody can act.
+        """
+        checked = checked_wish(wish, may_set_commands=may_set_commands or self._settings().allow_inline_plans)
+        run, is_undisturbed = await self._database.read(_run_and_peace, run_id)
+        # What another request is about to change may be possible by then; the supervisor says so.
+        if is_undisturbed:
+            answer = await self._database.read(answer_to_wish, run, checked)
+            if not answer.is_change:
+                message = f"{answer.words} Run {run_id} is {run.state}: {run.why}"
+                return RequestOutcome(run_id, wish.action, run.state, message, False)
+        return await self._ask(run_id, wish.action, person, wish_to_json(checked))
 
     async def raise_cap(self, run_id: str, wish: CapWish, person: Person) -> RequestOutcome:
         """Give a run, or one of its phases, other caps: the new totals, also below what is spent.
@@ -158,7 +186,7 @@ def _is_underway(action: RequestAction, state: RunState) -> bool:
 
 
 def _may_ask(run: RunRecord) -> str:
-    actions = ", ".join(_allowed_actions(run.state)) or "nothing any more"
+    actions = ", ".join(allowed_actions(run.state)) or "nothing any more"
     return f"Run {run.run_id} is {run.state}: {run.why}. It can be asked now: {actions}."
 
 
@@ -173,7 +201,3 @@ def _said(request: RequestRecord, run: RunRecord, phases: Sequence[PhaseRecord])
     if run.state == "cancelling":
         return f"Run {run.run_id} is being cancelled: its step is being ended and its workspace cleaned."
     return f"{request.answer} Run {run.run_id} is {run.state}: {run.why}"
-
-
-def _allowed_actions(state: RunState) -> tuple[str, ...]:
-    return tuple(action for action in ALREADY_TRUE if next_run_state(state, event_of(action, state)) is not None)

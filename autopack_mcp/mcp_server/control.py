@@ -1,10 +1,11 @@
-"""The acting tool about runs: ``control_run``, which starts, pauses, resumes, cancels and raises caps.
+"""The acting tool about runs: ``control_run``, which starts and ends them, and steers them and their phases.
 
 It owns how a wish is put into arguments; what becomes of it is ``control``'s, which answers the command line alike.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from autopack_mcp.control.control import Control
     from autopack_mcp.control.requests import RequestOutcome
     from autopack_mcp.control.starting import Started
+    from autopack_mcp.runs.phase_wishes import PhaseWish
+    from autopack_mcp.runs.requests import PhaseAction
     from autopack_mcp.summary.summaries import Summaries
 
 MESSAGE_BYTES = 1_500  # Of what happened, in words.
@@ -32,11 +35,26 @@ def known_action(said: Any) -> Any:
     """The action in our words; the predecessor's users say ``stop`` for cancel (contract 26)."""
     if not isinstance(said, str):
         return said
-    word = said.strip().lower()
+    word = re.sub(r"[ -]+", "_", said.strip().lower())
     return {"stop": "cancel"}.get(word, word)
 
 
-Action = Annotated[Literal["start", "pause", "resume", "cancel", "raise_cap"], BeforeValidator(known_action)]
+Action = Annotated[
+    Literal["start", "pause", "resume", "retry", "skip", "edit", "raise_cap", "cancel", "give_up"],
+    BeforeValidator(known_action),
+]
+# Which actions take an argument; all but start take run_id.
+TAKEN_BY: Mapping[str, frozenset[str]] = {
+    "plan": frozenset({"start"}),
+    "rehearse": frozenset({"start"}),
+    "now": frozenset({"pause"}),
+    "tokens": frozenset({"raise_cap"}),
+    "cost_usd": frozenset({"raise_cap"}),
+    "phase_id": frozenset({"raise_cap", "retry", "skip", "edit"}),
+    "reason": frozenset({"skip"}),
+    "description": frozenset({"edit"}),
+    "verify": frozenset({"edit"}),
+}
 
 
 class ControlTools:
@@ -64,23 +82,29 @@ class ControlTools:
         context: Context[Any, Any],
         action: Action,
         run_id: Annotated[str | None, Field(description="Default: the only unfinished run")] = None,
-        plan: Annotated[str | None, Field(description="start: name of a plan the server knows")] = None,
-        now: Annotated[bool, Field(description="pause: interrupt the step in hand")] = False,
-        rehearse: Annotated[bool, Field(description="start: scripted replies, buys no tokens")] = False,
+        plan: Annotated[str | None, Field(description="start: a plan the server knows")] = None,
+        now: Annotated[bool, Field(description="pause: interrupt the step")] = False,
+        rehearse: Annotated[bool, Field(description="start: buys no tokens")] = False,
         tokens: Annotated[int | None, Field(description="raise_cap: new total")] = None,
-        cost_usd: Annotated[float | None, Field(description="raise_cap: new total")] = None,
-        phase_id: Annotated[str | None, Field(description="raise_cap: of this phase only")] = None,
+        cost_usd: Annotated[float | None, Field(description="raise_cap")] = None,
+        phase_id: Annotated[str | None, Field(description="retry, skip, edit, raise_cap")] = None,
+        reason: Annotated[str | None, Field(description="skip")] = None,
+        description: Annotated[str | None, Field(description="edit")] = None,
+        verify: Annotated[str | None, Field(description="edit")] = None,
     ) -> Answer:
-        """Start a run of a plan; pause, resume (also retries a failed phase), cancel (final) or raise_cap (also lowers)
-        one.
+        """Start a run of a plan; steer it or one phase. resume also retries a failed phase; retry drops its attempt;
+        cancel is final.
         """
+        words = {"reason": reason, "description": description, "verify": verify}
         caps = {"tokens": tokens, "cost_usd": cost_usd, "phase_id": phase_id}
-        _check_fit(action, {"run_id": run_id, "plan": plan, "now": now, "rehearse": rehearse, **caps})
+        _check_fit(action, {"run_id": run_id, "plan": plan, "now": now, "rehearse": rehearse, **caps, **words})
         if action == "start":
             return await self._start(plan or "", context, is_rehearsal=rehearse)
         run, person = await meant_run(self._summaries, run_id), person_of(context)
         if action == "raise_cap":
             return _done(await self._control.raise_cap(run, _cap_wish(tokens, cost_usd, phase_id), person))
+        if action == "retry" or action == "skip" or action == "edit":
+            return _done(await self._control.about_phase(run, _phase_wish(action, phase_id, **words), person))
         return _done(await self._control.request(run, action, person, now=now))
 
     async def _start(self, plan: str, context: Context[Any, Any], *, is_rehearsal: bool) -> Answer:
@@ -94,6 +118,15 @@ def _cap_wish(tokens: int | None, cost_usd: float | None, phase_id: str | None) 
     from autopack_mcp.control.caps import CapWish  # Late, as in asking.py.
 
     return CapWish(tokens, None if cost_usd is None else Decimal(repr(cost_usd)), phase_id)
+
+
+def _phase_wish(
+    action: PhaseAction, phase_id: str | None, *, reason: str | None, description: str | None, verify: str | None
+) -> PhaseWish:
+    from autopack_mcp.runs.phase_wishes import PhaseWish  # Late, as in asking.py.
+    from autopack_mcp.runs.plan_edits import PhaseEdit
+
+    return PhaseWish(action, phase_id, reason or "", PhaseEdit(description, verify))
 
 
 def _done(done: RequestOutcome) -> Answer:
@@ -138,9 +171,7 @@ def _check_fit(action: str, given: Mapping[str, Any]) -> None:
             raise RequestRefused("start makes a new run, so it takes no run_id.", hint="To go on with one, use resume.")
         if not (given["plan"] or "").strip():
             raise RequestRefused("start needs a plan.", hint="Name one that the server knows; a wrong name lists them.")
-    elif has & {"plan", "rehearse"}:
-        raise RequestRefused(f"{action} takes neither plan nor rehearse.", hint="Only start does.")
-    if "now" in has and action != "pause":
-        raise RequestRefused(f"{action} takes no now.", hint="Only pause does; cancel always interrupts at once.")
-    if has & {"tokens", "cost_usd", "phase_id"} and action != "raise_cap":
-        raise RequestRefused(f"{action} takes no tokens, cost_usd or phase_id.", hint="Only raise_cap does.")
+    for name in given:
+        takers = TAKEN_BY.get(name)
+        if takers is not None and name in has and action not in takers:
+            raise RequestRefused(f"{action} takes no {name}.", hint=f"It belongs to {', '.join(sorted(takers))}.")

@@ -52,10 +52,11 @@ COLLISIONS_LIMIT = 3  # A person cannot move a run between our look and our writ
 
 @dataclass(frozen=True, slots=True)
 class _Fixed:
-    """What a run keeps for life."""
+    """What a run keeps for life, but for the edits of a person; ``plan_edits`` says how many it has."""
 
     plan: Plan
     rules: str
+    plan_edits: int
 
 
 class RunDriver:
@@ -70,12 +71,17 @@ class RunDriver:
         self._is_interrupted = False
         self._is_prepared = False
         self._fixed: _Fixed | None = None
+        self._phase_in_hand: str | None = None
+        self._cleaned_of: frozenset[str] = frozenset()
 
-    def interrupt(self) -> None:
+    def interrupt(self, phase_id: str | None = None) -> None:
         """End the step in hand now, or the one about to begin: its call is settled honestly, its command tree killed.
 
-        Commit first what it is interrupted for: the driver looks at its run again, and that must say why.
+        Commit first what it is interrupted for: the driver looks at its run again, and that must say why. With a phase
+        only a step of that one ends: the driver may have gone on to the next meanwhile.
         """
+        if phase_id is not None and phase_id != self._phase_in_hand:
+            return
         self._is_interrupted = True
         if self._step is not None:
             self._step.cancel()
@@ -143,34 +149,43 @@ class RunDriver:
             await self._advance(run)
 
     async def _pause(self, run: RunRecord) -> None:
-        phases = await self._database.read(phases_of_run, run.run_id)
+        phases = await self._phases(run)
         if is_over(phases):
             # The step that the pause waited for was the last one: nothing is left that could go on later.
-            await self._write(close_run, self.fence, phases, self._clock.now())
+            await self._write(close_run, self.fence, self._clock.now())
         else:
             await self._write(move_run, self.fence, "boundary", "paused as asked", self._clock.now())
 
     async def _advance(self, run: RunRecord) -> None:
         """One step: make the workspace, open an attempt, do what its phase's state asks for, or end the run."""
-        fixed = await self._read_fixed()
-        phases = await self._database.read(phases_of_run, run.run_id)
-        phase = next_phase(phases)
+        fixed = await self._read_fixed(run)
+        phase = next_phase(await self._phases(run))
+        self._phase_in_hand = None if phase is None else phase.phase_id
         if phase is None:
-            await self._write(close_run, self.fence, phases, self._clock.now())
+            await self._write(close_run, self.fence, self._clock.now())
         elif not self._is_prepared:
             step = Step("setup", self._clock.now())
             outcome = await self._interruptible(lambda: self._executor.prepare(run, fixed.plan))
             self._is_prepared = isinstance(outcome, Prepared)
-            await self._write_outcome(phase, outcome, step)
+            await self._write_outcome(run, phase, outcome, step)
         elif phase.state == "queued":
             await self._write(begin_attempt, self.fence, run, phase, self._clock.now())
         else:
             job = await self._job(run, phase)
             outcome = await self._interruptible(lambda: self._executor.do(job))
-            await self._write_outcome(phase, outcome, job.step)
+            await self._write_outcome(run, phase, outcome, job.step)
+
+    async def _phases(self, run: RunRecord) -> tuple[PhaseRecord, ...]:
+        """The run's phases, with nothing in the workspace of one that a person has skipped since the last look."""
+        phases = await self._database.read(phases_of_run, run.run_id)
+        skipped = frozenset(phase.phase_id for phase in phases if phase.state == "skipped")
+        if not skipped <= self._cleaned_of:
+            await self._clean(run)
+        self._cleaned_of = skipped
+        return phases
 
     async def _job(self, run: RunRecord, phase: PhaseRecord) -> StepJob:
-        fixed = await self._read_fixed()
+        fixed = await self._read_fixed(run)
         attempts = await self._database.read(attempts_of_phase, run.run_id, phase.phase_id)
         step = step_of(phase.state, self._clock.now())
         return StepJob(run, fixed.plan, fixed.rules, phase, attempts, self.fence, step)
@@ -192,31 +207,35 @@ class RunDriver:
 
     async def _cancel(self, run: RunRecord) -> None:
         """Close what a cancelled run leaves open, then the run itself: nothing half-done stays in the workspace."""
-        run = await self._kept(run)
+        await self._clean(await self._kept(run))
+        await self._write(cancel_run, self.fence, self._clock.now())
+
+    async def _clean(self, run: RunRecord) -> None:
         try:
             await self._executor.clean(run)
         except (WorkspaceError, OSError):
-            # A workspace that is gone or broken must not keep its run from ending.
+            # A workspace that is gone or broken must not keep its run from ending; a step that needs it will say so.
             log.exception("the workspace of run %s could not be cleaned", run.run_id)
-        await self._write(cancel_run, self.fence, self._clock.now())
 
     async def _kept(self, run: RunRecord) -> RunRecord:
         """The run, with the phase succeeded whose commit stands on its branch already: that cannot be called off."""
         phase = next_phase(await self._database.read(phases_of_run, run.run_id))
         if phase is None or phase.state != "committing":
             return run
-        await self._write_outcome(phase, await self._executor.find_commit(await self._job(run, phase)))
+        await self._write_outcome(run, phase, await self._executor.find_commit(await self._job(run, phase)))
         return await self._database.read(run_by_id, run.run_id)
 
-    async def _write_outcome(self, phase: PhaseRecord, outcome: Outcome | None, step: Step | None = None) -> None:
+    async def _write_outcome(
+        self, run: RunRecord, phase: PhaseRecord, outcome: Outcome | None, step: Step | None = None
+    ) -> None:  # fmt: skip
         if outcome is not None:
-            plan = (await self._read_fixed()).plan
+            plan = (await self._read_fixed(run)).plan
             rule = FailureRule(plan.attempts_limit, plan.on_failure)
             await self._write(write_outcome, self.fence, phase, outcome, rule, self._clock.now(), step)
 
-    async def _read_fixed(self) -> _Fixed:
-        if self._fixed is None:
-            self._fixed = await self._database.read(_fixed_of_run, self.fence.run_id)
+    async def _read_fixed(self, run: RunRecord) -> _Fixed:
+        if self._fixed is None or self._fixed.plan_edits != run.plan_edits:
+            self._fixed = await self._database.read(_fixed_of_run, run)
         return self._fixed
 
     async def _give_back(self) -> None:
@@ -226,5 +245,7 @@ class RunDriver:
         await self._database.write(operation, *arguments)
 
 
-def _fixed_of_run(connection: Connection, run_id: str) -> _Fixed:
-    return _Fixed(plan_from_json(plan_json_of_run(connection, run_id)), rules_of_run(connection, run_id))
+def _fixed_of_run(connection: Connection, run: RunRecord) -> _Fixed:
+    # An edit between the look at the run and this one is read here already, and once more after the next look.
+    plan = plan_from_json(plan_json_of_run(connection, run.run_id))
+    return _Fixed(plan, rules_of_run(connection, run.run_id), run.plan_edits)

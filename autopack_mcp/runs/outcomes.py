@@ -6,7 +6,6 @@ where a step's result becomes state. A crash before that commit repeats the step
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -16,12 +15,18 @@ from sqlalchemy import Connection
 from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.errors import Denial
 from autopack_mcp.replies.edited import AppliedHow
+from autopack_mcp.runs.progress import is_over
 from autopack_mcp.runs.records import PhaseRecord, RunRecord
+from autopack_mcp.runs.repetition import repetition
 from autopack_mcp.runs.run_spans import Step, trace_step
-from autopack_mcp.runs.states import PHASE_ACTIVE, PHASE_ENDED, next_run_state
+from autopack_mcp.runs.states import PHASE_ACTIVE, PHASE_ENDED, PhaseEvent, next_run_state
 from autopack_mcp.runs.stops import facts_of, order_stop
 from autopack_mcp.runs.store import (
     applied_how_of,
+    attempts_before_retry,
+    attempts_of_phase,
+    check_lease,
+    check_phase,
     insert_attempt,
     move_phase,
     move_run,
@@ -174,6 +179,9 @@ def write_outcome(
     Raises:
         LeaseLost, IllegalTransition: somebody else moved the run or the phase; nothing was written.
     """
+    if not isinstance(outcome, Prepared):
+        # A person may have skipped the phase while its step came to this.
+        check_phase(connection, phase)
     if step is not None:
         _trace(connection, phase, outcome, step, at)
     match outcome:
@@ -279,36 +287,58 @@ def _write_failed(
     facts = dict(outcome.facts)
     told = " ".join(outcome.reason.split())  # A state's why is one line; the attempt keeps the reason as it is.
     _note(connection, fence, phase, state=outcome.kind, reason=outcome.reason, finished_at=at, **facts)
-    # A retried phase starts at a multiple of the limit, so each retry brings a full set of attempts.
-    if phase.attempt % rule.attempts_limit:
+    # Each time that a person has a phase tried anew brings a full set of attempts, and a new count of what repeats.
+    before = attempts_before_retry(connection, phase.run_id, phase.phase_id)
+    tried = [one for one in attempts_of_phase(connection, phase.run_id, phase.phase_id) if one.attempt > before]
+    repeated = repetition(tried)
+    is_last = phase.attempt - before >= rule.attempts_limit
+    if not is_last and repeated is None:
         why = f"attempt {phase.attempt} was not kept: {told}"
         move_phase(connection, fence, phase, "attempt_failed", why, at, is_verified=None)
         return
-    why = f"attempt {phase.attempt} was the last: {told}"
-    move_phase(connection, fence, phase, "attempts_used_up", why, at, is_verified=None, finished_at=at)
+    stuck = "" if repeated is None else f"stuck, {repeated}; "
+    why = f"{stuck}attempt {phase.attempt} was the last: {told}"
+    event: PhaseEvent = "attempts_used_up" if is_last else "stuck"
+    move_phase(connection, fence, phase, event, why, at, is_verified=None, finished_at=at)
     if rule.on_failure == "stop":
-        move_run(connection, fence, "phase_failed", f"phase {phase.phase_id} failed: {told}", at)
+        move_run(connection, fence, "phase_failed", _why_a_person(phase.phase_id, repeated, told), at)
 
 
-def close_run(connection: Connection, fence: RunFence, phases: Sequence[PhaseRecord], at: datetime) -> None:
-    """End a run that has nothing left to do: succeeded when every phase is completed, failed otherwise."""
+def _why_a_person(phase_id: str, repeated: str | None, told: str) -> str:
+    """Why a run cannot go on by itself; when it is stuck, first what may help, for the last failure may be long."""
+    if repeated is None:
+        return f"phase {phase_id} failed: {told}"
+    ways = f"say 'edit phase {phase_id}', 'another model for phase {phase_id}', 'skip phase {phase_id}' or 'retry'"
+    return f"phase {phase_id} is stuck, {repeated}; {ways}: {told}"
+
+
+def close_run(connection: Connection, fence: RunFence, at: datetime) -> None:
+    """End a run that has nothing left to do: succeeded when every phase is completed, failed otherwise.
+
+    Nothing happens to a run whose phase a person has just queued again.
+
+    Raises:
+        LeaseLost, IllegalTransition: somebody else moved the run; nothing was written.
+    """
+    check_lease(connection, fence)
+    phases = phases_of_run(connection, fence.run_id)
+    if not is_over(phases):
+        return
     failed = [phase.phase_id for phase in phases if phase.state == "failed"]
     if failed:
         move_run(connection, fence, "done_with_failures", f"phases failed: {', '.join(failed)}", at)
         return
-    unverified = sum(phase.is_verified is False for phase in phases)
-    how = f", {unverified} of them unverified" if unverified else ""
+    counted = {
+        "skipped": sum(phase.state == "skipped" for phase in phases),
+        "unverified": sum(phase.is_verified is False for phase in phases),
+    }
+    how = "".join(f", {count} of them {word}" for word, count in counted.items() if count)
     move_run(connection, fence, "all_done", f"all {len(phases)} phases are completed{how}", at)
 
 
 def cancel_run(connection: Connection, fence: RunFence, at: datetime) -> None:
     """End a cancelled run with all its phases that have not ended; the attempt in hand counts as interrupted."""
-    why = "the run was cancelled"
-    for phase in phases_of_run(connection, fence.run_id):
-        if phase.state in PHASE_ACTIVE:
-            _note(connection, fence, phase, state="interrupted", reason=why, finished_at=at)
-        if phase.state not in PHASE_ENDED:
-            move_phase(connection, fence, phase, "cancel", why, at, finished_at=at)
+    _close_phases(connection, fence, "the run was cancelled", at)
     _end_cancelled(connection, fence, run_by_id(connection, fence.run_id), at)
 
 
@@ -318,6 +348,25 @@ def _end_cancelled(connection: Connection, fence: RunFence, run: RunRecord, at: 
     move_run(connection, fence, "stopped", run.why if is_ordered else "cancelled as asked", at)
     if is_ordered:
         set_run(connection, fence, at, stopped_by=run.stopped_by)
+
+
+def give_up_run(connection: Connection, fence: RunFence, why: str, at: datetime) -> None:
+    """End a run as failed because a person has given up on it; its workspace stays as it is, to be looked at."""
+    _close_phases(connection, fence, "the run was given up", at)
+    move_run(connection, fence, "give_up", why, at)
+
+
+def _close_phases(connection: Connection, fence: RunFence, why: str, at: datetime) -> None:
+    for phase in phases_of_run(connection, fence.run_id):
+        if phase.state in PHASE_ACTIVE:
+            drop_attempt(connection, fence, phase, why, at)
+        if phase.state not in PHASE_ENDED:
+            move_phase(connection, fence, phase, "cancel", why, at, finished_at=at)
+
+
+def drop_attempt(connection: Connection, fence: RunFence, phase: PhaseRecord, why: str, at: datetime) -> None:
+    """Close the attempt in hand as one that a person has interrupted; it counts against no limit."""
+    _note(connection, fence, phase, state="interrupted", reason=why, finished_at=at)
 
 
 def stop_for_person(connection: Connection, fence: RunFence, why: str, at: datetime) -> bool:

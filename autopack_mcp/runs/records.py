@@ -20,7 +20,8 @@ AttemptState = Literal["open", "kept", "rejected", "failed", "interrupted"]
 class RunRecord:
     """One run. Caps are tokens and integer nano-dollars; ``lease_token`` is the fencing token of its present owner.
 
-    ``base_commit`` is where it started in the repository, ``head_commit`` the last phase that was kept. ``stopped_by``
+    ``base_commit`` is where it started in the repository, ``head_commit`` the last phase that was kept. ``plan_edits``
+    counts how often a person has changed the plan that it pinned. ``stopped_by``
     is what has stopped it, as ``stops`` writes and reads it.
     """
 
@@ -49,6 +50,7 @@ class RunRecord:
     finished_at: datetime | None
     updated_at: datetime
     stopped_by: Mapping[str, Any] | None = None
+    plan_edits: int = 0
     machine: str | None = None
     trace_id: str | None = None
     forked_from_run: str | None = None

@@ -9,16 +9,17 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from sqlalchemy import Connection, insert, select, update
 
 from autopack_mcp.database.tables import requests
-from autopack_mcp.runs.states import RunEvent, RunState
+from autopack_mcp.runs.states import RUN_ENDED, RunEvent, RunState, next_run_state
 
-Action = Literal["pause", "resume", "cancel"]  # What moves a run, or is refused because of where it stands.
-RequestAction = Literal["pause", "resume", "cancel", "raise_cap"]
+Action = Literal["pause", "resume", "cancel", "give_up"]  # What moves a run, or is refused because of where it stands.
+PhaseAction = Literal["retry", "skip", "edit"]  # What is asked about one phase.
+RequestAction = Action | PhaseAction | Literal["raise_cap"]
 RequestState = Literal["pending", "done", "refused"]
 
 # What a request already is when the run stands there: asking again answers, and changes nothing.
@@ -26,7 +27,10 @@ ALREADY_TRUE: Mapping[Action, frozenset[RunState]] = {
     "pause": frozenset({"pausing", "paused", "budget_paused"}),
     "resume": frozenset({"queued", "running"}),
     "cancel": frozenset({"cancelling", "cancelled"}),
+    "give_up": frozenset({"failed"}),
 }
+_UNTIL_THE_END: tuple[RequestAction, ...] = ("retry", "skip", "edit", "raise_cap")
+_TICK = timedelta(microseconds=1)  # The smallest step between two times that the database can tell apart.
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,14 @@ def event_of(action: Action, state: RunState) -> RunEvent:
     return "retry" if action == "resume" and state == "needs_attention" else action
 
 
+def allowed_actions(state: RunState) -> tuple[RequestAction, ...]:
+    """What can be asked of a run in this state; whether one of its phases can be, is for that phase to say."""
+    moves: tuple[RequestAction, ...] = tuple(
+        action for action in ALREADY_TRUE if next_run_state(state, event_of(action, state)) is not None
+    )
+    return moves if state in RUN_ENDED or state == "cancelling" else (*moves, *_UNTIL_THE_END)
+
+
 def add_request(
     connection: Connection,
     run_id: str,
@@ -65,16 +77,18 @@ def add_request(
     for newest in pending_requests(connection, (run_id,))[-1:]:
         if (newest.action, newest.arguments) == (action, wanted):
             return newest.request_id
+        # They are obeyed in this order, whatever the clocks of two machines say.
+        at = max(at, newest.created_at + _TICK)
     request_id = f"q-{secrets.token_hex(4)}"
     row = {"request_id": request_id, "run_id": run_id, "action": action, "author": author, "client": client}
     connection.execute(insert(requests).values(**row, arguments=wanted, state="pending", answer="", created_at=at))
     return request_id
 
 
-def answer_request(connection: Connection, request_id: str, state: RequestState, answer: str, at: datetime) -> None:
-    """Close a request with what came of it."""
-    mine = requests.c.request_id == request_id
-    connection.execute(update(requests).where(mine).values(state=state, answer=answer, handled_at=at))
+def answer_request(connection: Connection, request_id: str, state: RequestState, answer: str, at: datetime) -> bool:
+    """Close a request with what came of it; False when somebody has answered it already."""
+    mine = update(requests).where(requests.c.request_id == request_id, requests.c.state == "pending")
+    return connection.execute(mine.values(state=state, answer=answer, handled_at=at)).rowcount == 1
 
 
 def request_by_id(connection: Connection, request_id: str) -> RequestRecord:

@@ -14,7 +14,7 @@ RunState = Literal[
     "succeeded", "failed", "cancelled",
 ]  # fmt: skip
 RunEvent = Literal[
-    "start", "pause", "resume", "retry", "cancel", "give_up",  # what people and the supervisor ask for
+    "start", "pause", "resume", "retry", "skip", "cancel", "give_up",  # what people and the supervisor ask for
     "boundary", "stopped", "all_done", "done_with_failures",  # what happens
     "phase_failed", "budget_denied", "order_fired",
 ]  # fmt: skip
@@ -24,11 +24,12 @@ PhaseState = Literal[
 ]  # fmt: skip
 PhaseEvent = Literal[
     "begin", "built", "applied", "verified", "approved", "committed",
-    "attempt_failed", "attempts_used_up", "retry", "skip", "cancel",
+    "attempt_failed", "attempts_used_up", "stuck", "retry", "skip", "cancel",
 ]  # fmt: skip
 
 RUN_ENDED: frozenset[RunState] = frozenset({"succeeded", "failed", "cancelled"})
 RUN_ACTIVE: frozenset[RunState] = frozenset({"queued", "running", "pausing", "cancelling"})  # A supervisor must act.
+RUN_STOPPED: frozenset[RunState] = frozenset({"paused", "budget_paused", "needs_attention"})  # A person must act.
 PHASE_COMPLETED: frozenset[PhaseState] = frozenset({"succeeded", "skipped"})
 PHASE_ENDED: frozenset[PhaseState] = frozenset({"succeeded", "failed", "skipped", "cancelled"})
 PHASE_ACTIVE: frozenset[PhaseState] = frozenset({"building", "applying", "verifying", "auditing", "committing"})
@@ -56,7 +57,7 @@ _RUN_MOVES: Mapping[RunState, Mapping[RunEvent, RunState]] = {
     },
     "paused": {"resume": "running", "cancel": "cancelling"},
     "budget_paused": {"resume": "running", "cancel": "cancelling"},
-    "needs_attention": {"retry": "running", "cancel": "cancelling", "give_up": "failed"},
+    "needs_attention": {"retry": "running", "skip": "running", "cancel": "cancelling", "give_up": "failed"},
     "cancelling": {"stopped": "cancelled"},
     "succeeded": {},
     "failed": {},
@@ -66,18 +67,21 @@ _RUN_MOVES: Mapping[RunState, Mapping[RunEvent, RunState]] = {
 _WHILE_ACTIVE: Mapping[PhaseEvent, PhaseState] = {
     "attempt_failed": "queued",
     "attempts_used_up": "failed",
+    "stuck": "failed",
     "cancel": "cancelled",
 }
+# Not while committing: the commit may stand on the branch already, and that cannot be called off.
+_BY_A_PERSON: Mapping[PhaseEvent, PhaseState] = {"retry": "queued", "skip": "skipped"}
 _PHASE_MOVES: Mapping[PhaseState, Mapping[PhaseEvent, PhaseState]] = {
     "queued": {"begin": "building", "skip": "skipped", "cancel": "cancelled"},
-    "building": {"built": "applying", **_WHILE_ACTIVE},
-    "applying": {"applied": "verifying", **_WHILE_ACTIVE},
-    "verifying": {"verified": "auditing", **_WHILE_ACTIVE},
-    "auditing": {"approved": "committing", **_WHILE_ACTIVE},
+    "building": {"built": "applying", **_WHILE_ACTIVE, **_BY_A_PERSON},
+    "applying": {"applied": "verifying", **_WHILE_ACTIVE, **_BY_A_PERSON},
+    "verifying": {"verified": "auditing", **_WHILE_ACTIVE, **_BY_A_PERSON},
+    "auditing": {"approved": "committing", **_WHILE_ACTIVE, **_BY_A_PERSON},
     "committing": {"committed": "succeeded", **_WHILE_ACTIVE},
     "succeeded": {},
     "failed": {"retry": "queued", "skip": "skipped", "cancel": "cancelled"},
-    "skipped": {},
+    "skipped": {"retry": "queued"},
     "cancelled": {},
 }
 

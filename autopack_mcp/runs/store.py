@@ -22,6 +22,7 @@ from autopack_mcp.runs.own_caps import insert_phase_caps
 from autopack_mcp.runs.records import AttemptRecord, PhaseRecord, RunEventRecord, RunRecord
 from autopack_mcp.runs.run_spans import trace_attempt, trace_attempt_end, trace_phase, trace_run
 from autopack_mcp.runs.states import (
+    PHASE_ENDED,
     RUN_ACTIVE,
     RUN_ENDED,
     PhaseEvent,
@@ -214,6 +215,18 @@ def check_lease(connection: Connection, fence: RunFence) -> None:
     _state_under(connection, fence)
 
 
+def check_phase(connection: Connection, phase: PhaseRecord) -> None:
+    """Nothing, while a phase still stands where it was read.
+
+    Raises:
+        IllegalTransition: a person has moved it meanwhile.
+    """
+    mine = and_(phases.c.run_id == phase.run_id, phases.c.phase_index == phase.phase_index)
+    found = connection.execute(select(phases.c.state, phases.c.attempt).where(mine)).one()
+    if tuple(found) != (phase.state, phase.attempt):
+        raise IllegalTransition(found.state, "outcome")
+
+
 def let_go(connection: Connection, fence: RunFence) -> None:
     """Give a lease back; nothing happens when it is no longer ours."""
     connection.execute(update(runs).where(_mine(fence)).values(lease_owner=None, lease_expires_at=None))
@@ -297,6 +310,22 @@ def set_attempt(connection: Connection, fence: RunFence, phase_id: str, number: 
     assert changed == 1, f"attempt {number} of {phase_id} is open while its phase is in hand"
     if "finished_at" in facts:
         trace_attempt_end(connection, fence.run_id, phase_id, facts["state"], facts["finished_at"])
+
+
+def attempts_before_retry(connection: Connection, run_id: str, phase_id: str) -> int:
+    """How many attempts a phase had when a person last had it tried anew; 0 when nobody has.
+
+    That is when it had ended and was queued again, or when the attempt in hand was dropped.
+    """
+    events = and_(run_events.c.run_id == run_id, run_events.c.phase_id == phase_id, run_events.c.kind == "phase")
+    requeued = and_(events, run_events.c.to_state == "queued", run_events.c.from_state.in_(PHASE_ENDED))
+    mine = and_(attempts.c.run_id == run_id, attempts.c.phase_id == phase_id)
+    dropped = and_(mine, attempts.c.state == "interrupted")
+    newest = (
+        connection.execute(select(func.max(column)).where(clause)).scalar()
+        for column, clause in ((run_events.c.attempt, requeued), (attempts.c.attempt, dropped))
+    )
+    return max(int(number or 0) for number in newest)
 
 
 def chosen_at(connection: Connection, run_id: str, phase_id: str | None, attempt: int | None) -> datetime | None:

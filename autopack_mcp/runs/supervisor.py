@@ -183,10 +183,14 @@ class Supervisor:
                 log.exception("a part of the supervisor's work failed; trying again")
 
     async def _obey_all(self) -> None:
+        """In the order in which they were asked: behind one that must wait, those about the same run wait as well."""
+        waiting: set[str] = set()
         for request in await self._database.read(pending_requests):
-            await self._obey(request)
+            if request.run_id not in waiting and not await self._obey(request):
+                waiting.add(request.run_id)
 
-    async def _obey(self, request: RequestRecord) -> None:
+    async def _obey(self, request: RequestRecord) -> bool:
+        """Whether the request is answered now."""
         driver = self._drivers.get(request.run_id)
         fence = driver.fence if driver else None
         try:
@@ -194,7 +198,7 @@ class Supervisor:
         except LeaseLost:
             # The run was lost to another process in this moment; whoever owns it answers the request.
             log.warning("request %s about run %s is left to another process", request.request_id, request.run_id)
-            return
+            return False
         except DatabaseError:
             raise
         except Exception as error:
@@ -202,9 +206,10 @@ class Supervisor:
             log.exception("request %s about run %s cannot be handled", request.request_id, request.run_id)
             why = f"It cannot be handled: {error!r}"
             await self._database.write(answer_request, request.request_id, "refused", why, self._clock.now())
-            return
+            return True
         if obeyed is not None and obeyed.interrupts and driver is not None:
-            driver.interrupt()
+            driver.interrupt(obeyed.phase_id)
+        return obeyed is not None
 
     async def _heed_all(self) -> None:
         """Act on standing orders that fired for runs nobody has in hand; a driver does it itself, between two steps."""

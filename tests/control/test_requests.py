@@ -109,7 +109,10 @@ async def test_asking_for_what_is_so_already_changes_nothing(
         (
             "pause",
             "needs_attention",
-            "'pause' is not possible while the run is 'needs_attention'. Allowed now: resume, cancel.",
+            (
+                "'pause' is not possible while the run is 'needs_attention'. "
+                "Allowed now: resume, cancel, give_up, retry, skip, edit, raise_cap."
+            ),
         ),
         (
             "resume",

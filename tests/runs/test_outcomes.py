@@ -30,12 +30,20 @@ from autopack_mcp.runs.outcomes import (
     begin_attempt,
     cancel_run,
     close_run,
+    give_up_run,
     stop_for_person,
     write_outcome,
 )
 from autopack_mcp.runs.records import AttemptRecord, PhaseRecord, RunEventRecord, RunRecord
 from autopack_mcp.runs.states import RunState
-from autopack_mcp.runs.store import attempts_of_phase, events_of_run, move_phase, phases_of_run, run_by_id
+from autopack_mcp.runs.store import (
+    attempts_of_phase,
+    events_of_run,
+    move_phase,
+    phases_of_run,
+    record_event,
+    run_by_id,
+)
 from tests.factories import NOON, insert_attempt, insert_phase, insert_run
 
 MINE = RunFence("R1", 1)
@@ -155,19 +163,24 @@ def test_a_workspace_that_is_ready_says_how_commands_are_confined(opened: Databa
 
 
 @pytest.mark.parametrize(
-    "number, state, run_state",
+    "number, retried_after, state, run_state",
     [
-        pytest.param(1, "queued", "running", id="first of three"),
-        pytest.param(2, "queued", "running", id="second of three"),
-        pytest.param(3, "failed", "needs_attention", id="the last one"),
-        pytest.param(4, "queued", "running", id="first after a person's retry"),
-        pytest.param(6, "failed", "needs_attention", id="the last one after it"),
+        pytest.param(1, None, "queued", "running", id="first of three"),
+        pytest.param(2, None, "queued", "running", id="second of three"),
+        pytest.param(3, None, "failed", "needs_attention", id="the last one"),
+        pytest.param(4, 3, "queued", "running", id="first after a person's retry"),
+        pytest.param(6, 3, "failed", "needs_attention", id="the last one after it"),
+        pytest.param(4, 2, "queued", "running", id="second after a retry that came early"),
+        pytest.param(5, 2, "failed", "needs_attention", id="the last one after that"),
     ],
 )
 def test_attempts_are_limited_and_a_retry_brings_a_full_set(
-    opened: Database, number: int, state: str, run_state: str
+    opened: Database, number: int, retried_after: int | None, state: str, run_state: str
 ) -> None:
     in_state(opened, "auditing", number, is_verified=True)
+    if retried_after is not None:
+        retried = ("phase", "asked", "P1", retried_after, "failed", "queued")
+        opened.write_now(lambda connection: record_event(connection, "R1", NOON, *retried))
 
     written(opened, AttemptFailed("too clever", "rejected", (("auditor_model", "claude"),)))
 
@@ -233,7 +246,7 @@ def test_an_outcome_is_written_once(opened: Database) -> None:
     before = opened.read_now(rows)
 
     # Neither by somebody who looked before it was, nor by somebody who looks now.
-    for known, refused in ((seen, AssertionError), (phase(opened), AssertionError)):
+    for known, refused in ((seen, IllegalTransition), (phase(opened), AssertionError)):
         with pytest.raises(refused):
             opened.write_now(write_outcome, MINE, known, outcome, STOP, LATER)
     assert opened.read_now(rows) == before
@@ -264,7 +277,12 @@ def test_a_retried_phase_keeps_the_moment_of_its_first_start(opened: Database) -
     "states, verified, state, why",
     [
         (("succeeded", "succeeded"), (True, True), "succeeded", "all 2 phases are completed"),
-        (("succeeded", "skipped"), (False, None), "succeeded", "all 2 phases are completed, 1 of them unverified"),
+        (
+            ("succeeded", "skipped"),
+            (False, None),
+            "succeeded",
+            "all 2 phases are completed, 1 of them skipped, 1 of them unverified",
+        ),
         (("failed", "succeeded"), (None, True), "failed", "phases failed: P1"),
     ],
     ids=["all green", "skipped and unverified", "one failed"],
@@ -276,9 +294,99 @@ def test_a_run_with_nothing_left_to_do_ends_as_its_phases_did(
     for index, (ended, is_verified) in enumerate(zip(states, verified, strict=True), start=1):
         database.write_now(partial(insert_phase, index=index, state=ended, is_verified=is_verified))
 
-    database.write_now(close_run, MINE, database.read_now(phases_of_run, "R1"), LATER)
+    database.write_now(close_run, MINE, LATER)
 
     assert (run(database).state, run(database).why, run(database).finished_at) == (state, why, LATER)
+
+
+def test_a_run_whose_phase_was_queued_again_in_the_last_moment_does_not_end(opened: Database) -> None:
+    before = opened.read_now(rows)
+
+    opened.write_now(close_run, MINE, LATER)
+    assert opened.read_now(rows) == before
+
+
+def test_a_run_that_was_given_up_has_failed_and_leaves_nothing_open(opened: Database) -> None:
+    in_state(opened, "auditing", 2)
+    opened.write_now(partial(insert_phase, index=3, state="succeeded", commit_sha=COMMIT))
+    opened.write_now(partial(insert_phase, index=4, state="failed"))
+    opened.write_now(lambda connection: connection.execute(runs.update().values(state="needs_attention")))
+
+    opened.write_now(give_up_run, MINE, "give_up asked by ann", LATER)
+
+    states = [one.state for one in opened.read_now(phases_of_run, "R1")]
+    assert states == ["cancelled", "cancelled", "succeeded", "failed"]
+    assert (attempt(opened).state, attempt(opened).reason) == ("interrupted", "the run was given up")
+    assert (run(opened).state, run(opened).why) == ("failed", "give_up asked by ann")
+
+
+# ── going round in circles ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def tries(database: Database, count: int, **facts: Any) -> None:
+    """So many attempts at P1 that were not kept; the next one is being verified."""
+    for number in range(1, count + 1):
+        database.write_now(partial(insert_attempt, phase_id="P1", number=number, state="failed", **facts))
+    in_state(database, "verifying", count + 1)
+
+
+PATIENT = FailureRule(9, "stop")
+
+
+def test_the_same_failure_a_third_time_stops_the_phase_whatever_is_left_and_says_what_may_help(
+    opened: Database,
+) -> None:
+    tries(opened, 2, reason="test_a failed after 0.31 s in /tmp/x81")
+    written(opened, AttemptFailed("test_a failed after 1.2 s in /tmp/y44"), PATIENT)
+
+    assert (phase(opened).state, run(opened).state) == ("failed", "needs_attention")
+    assert phase(opened).why.startswith("stuck, 3 attempts failed in the same way; attempt 3 was the last: test_a")
+    assert run(opened).why == (
+        "phase P1 is stuck, 3 attempts failed in the same way; say 'edit phase P1', 'another model for phase P1', 'skip"
+        " phase P1' or 'retry': test_a failed after 1.2 s in /tmp/y44"
+    )
+
+
+def test_the_same_change_a_third_time_is_spend_without_anything_new(opened: Database) -> None:
+    for number in (1, 2):
+        words = f"rejected, in words of its own {'x' * number}"
+        opened.write_now(
+            partial(insert_attempt, phase_id="P1", number=number, state="rejected", reason=words, tree="t" * 40)
+        )
+    in_state(opened, "auditing", 3)
+    opened.write_now(lambda connection: connection.execute(attempts.update().values(tree="t" * 40)))
+    written(opened, AttemptFailed("and once more otherwise", "rejected"), PATIENT)
+
+    assert run(opened).state == "needs_attention"
+    assert "is stuck, 3 attempts brought the same change" in run(opened).why
+
+
+def test_a_retry_by_a_person_counts_anew_what_repeats(opened: Database) -> None:
+    tries(opened, 2, reason="red")
+    retried = ("phase", "asked", "P1", 2, "failed", "queued")
+    opened.write_now(lambda connection: record_event(connection, "R1", NOON, *retried))
+    written(opened, AttemptFailed("red"), PATIENT)
+
+    assert (phase(opened).state, run(opened).state) == ("queued", "running")
+
+
+def test_an_attempt_that_a_person_dropped_counts_for_nothing(opened: Database) -> None:
+    tries(opened, 2, reason="red")
+    opened.write_now(
+        lambda connection: connection.execute(
+            attempts.update().where(attempts.c.attempt == 2).values(state="interrupted")
+        )
+    )
+    written(opened, AttemptFailed("red"), FailureRule(2, "stop"))
+
+    assert (phase(opened).state, run(opened).state) == ("queued", "running")
+
+
+def test_a_plan_that_goes_on_leaves_a_stuck_phase_behind(opened: Database) -> None:
+    tries(opened, 2, reason="red")
+    written(opened, AttemptFailed("red"), FailureRule(9, "continue"))
+
+    assert (phase(opened).state, run(opened).state) == ("failed", "running")
 
 
 def test_a_cancelled_run_closes_what_is_open_and_keeps_what_is_done(opened: Database) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, get_args
 
 import pytest
-from sqlalchemy import Row, insert, select
+from sqlalchemy import Connection, Row, insert, select
 
 from autopack_mcp.budgets.ledger import RunFence
 from autopack_mcp.database.engine import Database
@@ -45,6 +45,10 @@ ANSWERS: Mapping[Action, Mapping[RunState, str]] = {
         "queued": "cancelling", "running": "cancelling", "pausing": "cancelling", "paused": "cancelling",
         "budget_paused": "cancelling", "needs_attention": "cancelling", "cancelling": "already",
         "succeeded": "no", "failed": "no", "cancelled": "already",
+    },
+    "give_up": {
+        "queued": "no", "running": "no", "pausing": "no", "paused": "no", "budget_paused": "no",
+        "needs_attention": "failed", "cancelling": "no", "succeeded": "no", "failed": "already", "cancelled": "no",
     },
 }  # fmt: skip
 CASES = [(action, state, answer) for action, answers in ANSWERS.items() for state, answer in answers.items()]
@@ -117,6 +121,12 @@ def test_the_last_word_counts_although_the_same_was_said_before(database: Databa
         obeyed(database, request.request_id)
 
     assert database.read_now(run_by_id, "R1").state == "pausing"
+
+
+def test_what_was_asked_later_is_later_whatever_the_clock_says(database: Database) -> None:
+    ids = [ask(database, "pause", second=5), ask(database, "resume", second=5), ask(database, "cancel", second=1)]
+
+    assert [request.request_id for request in database.read_now(pending_requests)] == ids
 
 
 def test_an_answered_request_is_history_and_asking_again_is_new(database: Database) -> None:
@@ -196,6 +206,31 @@ def test_a_request_is_not_obeyed_under_a_lease_that_was_lost(database: Database)
     with pytest.raises(LeaseLost):
         obeyed(database, request_id, RunFence("R1", 1))
     assert known(database, request_id).state == "pending"
+
+
+def test_a_request_that_another_process_has_answered_is_left_alone(database: Database) -> None:
+    a_run(database)
+    listed = known(database, ask(database, "pause"))
+    obeyed(database, listed.request_id)
+    ask(database, "resume", second=1)
+    for request in database.read_now(pending_requests):
+        obeyed(database, request.request_id)
+
+    # Whoever had listed the pause before must not pause the run again, after a person let it go on.
+    assert database.write_now(obey, listed, None, "another", at(61)) is None
+    assert database.read_now(run_by_id, "R1").state == "running"
+
+
+def test_a_request_that_was_answered_in_the_very_moment_of_its_move_undoes_the_move(database: Database) -> None:
+    a_run(database)
+    request_id = ask(database, "pause")
+
+    def answered_twice(connection: Connection) -> None:
+        assert answer_request(connection, request_id, "done", "elsewhere", at(2))
+        assert not answer_request(connection, request_id, "refused", "here", at(3))
+
+    database.write_now(answered_twice)
+    assert (known(database, request_id).state, known(database, request_id).answer) == ("done", "elsewhere")
 
 
 def test_a_request_to_a_run_that_is_gone_is_an_error(database: Database) -> None:

@@ -195,7 +195,7 @@ GUARDED: dict[str, Callable[[Connection, RunFence], object]] = {
     "insert_attempt": lambda c, fence: open_attempt(c, fence, "P1", 2, "0" * 40, NOON),
     "set_attempt": lambda c, fence: set_attempt(c, fence, "P1", 1, summary="mine"),
     "begin_attempt": lambda c, fence: begin_attempt(c, fence, run_by_id(c, "R1"), phases_of_run(c, "R1")[1], NOON),
-    "close_run": lambda c, fence: close_run(c, fence, (), NOON),
+    "close_run": lambda c, fence: close_run(c, fence, NOON),
     "cancel_run": lambda c, fence: cancel_run(c, fence, NOON),
     "stop_for_person": lambda c, fence: stop_for_person(c, fence, "", NOON),
     **{

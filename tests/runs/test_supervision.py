@@ -123,7 +123,7 @@ class HeldDriver(RunDriver):
         self.ended = asyncio.Event()
         self.interrupts = 0
 
-    def interrupt(self) -> None:
+    def interrupt(self, phase_id: str | None = None) -> None:
         self.interrupts += 1
         self.ended.set()
 
