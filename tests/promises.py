@@ -223,6 +223,7 @@ CHOOSING = (
             ),
             *_held("runs/track_record", "all_tokens_of_all_attempts_are_counted_once", "rehearsals_are_in_neither"),
             *_held("mcp_server/scorecard", "rates_come_with_counts_and_their_range"),
+            *_held("status_page/rendering", "a_small_sample_is_marked_and_has_no_percent"),
         ),
     ),
     Promise(

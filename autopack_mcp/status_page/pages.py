@@ -19,6 +19,7 @@ from autopack_mcp.status_page.exports import Exports
 from autopack_mcp.status_page.guards import EXPORT_PATHS
 from autopack_mcp.summary.context_block import context_block
 from autopack_mcp.summary.run import RunSummary
+from autopack_mcp.summary.scorecard import ScorecardWish
 from autopack_mcp.summary.summaries import Summaries
 from autopack_mcp.text_safety import visible
 
@@ -89,7 +90,8 @@ class _Pages:
 
     async def models(self, request: Request) -> Response:
         as_of = self._clock.now()
-        return HTMLResponse(rendering.models_page(await self._summaries.models(), as_of))
+        scores = await self._summaries.scorecard(ScorecardWish(days=rendering.SCORECARD_DAYS))
+        return HTMLResponse(rendering.models_page(await self._summaries.models(), scores, as_of))
 
     async def home(self, request: Request) -> Response:
         return RedirectResponse("/", status_code=302)

@@ -20,6 +20,7 @@ from autopack_mcp.summary.context_block import context_block
 from autopack_mcp.summary.models import ModelMapping
 from autopack_mcp.summary.run import RunList, RunSummary
 from autopack_mcp.summary.run_usage import RunUsage
+from autopack_mcp.summary.scorecard import ModelScorecard
 from autopack_mcp.summary.usage import UsageSummary
 from autopack_mcp.usage.export import ROWS
 from autopack_mcp.usage.spans import bounds_of, consists_of_days
@@ -27,6 +28,7 @@ from autopack_mcp.usage.spans import bounds_of, consists_of_days
 STATIC_FOLDER = Path(__file__).parent / "static"
 NOTES_SHOWN = 5  # The last ones stand open, older ones are folded.
 USAGE_RUNS_SHOWN = 50  # The dearest ones of a span; the export has all.
+SCORECARD_DAYS = 90  # As in a chat: recent enough to be about the models of today, and more than a handful.
 CAPS_SHOWN = 3  # The worst ones stand open, others are folded.
 
 
@@ -131,9 +133,17 @@ def usage_page(usage: UsageSummary, as_of: datetime) -> str:
     )
 
 
-def models_page(models: ModelMapping, as_of: datetime) -> str:
-    """Which model a new run would use for what, and why, and which others may be chosen."""
-    return _render("models.html", as_of, path="/models", section="models", models=models)
+def models_page(models: ModelMapping, scores: ModelScorecard, as_of: datetime) -> str:
+    """Which model a new run would use for what, and why, which others may be chosen, and how they did so far."""
+    return _render(
+        "models.html",
+        as_of,
+        path="/models",
+        section="models",
+        models=models,
+        scores=scores,
+        scorecard_days=SCORECARD_DAYS,
+    )
 
 
 def error_page(status: int, title: str, sentences: Sequence[str], known_runs: Sequence[str] = ()) -> str:

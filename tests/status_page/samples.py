@@ -23,6 +23,7 @@ from autopack_mcp.summary.run import (
     RunSummary,
 )
 from autopack_mcp.summary.run_usage import PhaseUsage, RunUsage, TierUsage
+from autopack_mcp.summary.scorecard import AuditorScore, BuilderScore, ModelScorecard, wilson
 from autopack_mcp.summary.usage import (
     CategoryUsage,
     DayUsage,
@@ -441,3 +442,62 @@ def model_mapping(**overrides: Any) -> ModelMapping:
         "warnings": (),
     }
     return ModelMapping(**{**values, **overrides})
+
+
+def builder_score(model: str = "gpt-4o", **overrides: Any) -> BuilderScore:
+    """A builder of ui phases with three of four attempts approved."""
+    values: dict[str, Any] = {
+        "category": "ui",
+        "model": model,
+        "attempts": 4,
+        "approved_attempts": 3,
+        "approval": wilson(3, 4),
+        "first_try": wilson(2, 3),
+        "sample": "small (4 attempts)",
+        "is_small_sample": True,
+        "attempts_by_complexity": {"low": 0, "medium": 40, "high": 0},
+        "interrupted_attempts": 0,
+        "unjudged_attempts": 0,
+        "calls": 8,
+        "unpriced_calls": 0,
+        "tokens": 36_000,
+        "cost_usd": Decimal("0.15"),
+        "counted_phases": 3,
+        "tokens_per_approved_phase": 12_000,
+        "cost_usd_per_approved_phase": Decimal("0.05"),
+    }
+    return BuilderScore(**{**values, **overrides})
+
+
+def model_scorecard(*builders: BuilderScore, **overrides: Any) -> ModelScorecard:
+    """How these builders did, and one auditor who judged them."""
+    auditor = AuditorScore(
+        model="claude",
+        verdicts=4,
+        rejected=1,
+        rejection=wilson(1, 4),
+        unusable_verdicts=0,
+        sample="small (4 verdicts)",
+        is_small_sample=True,
+        calls=4,
+        unpriced_calls=0,
+        tokens=4_000,
+        cost_usd=Decimal("0.01"),
+        tokens_per_verdict=1_000,
+    )
+    values: dict[str, Any] = {
+        "since": ago(90 * 24 * 60),
+        "until": None,
+        "category": None,
+        "complexity": None,
+        "builders": builders,
+        "auditors": (auditor,) if builders else (),
+        "experiments": (),
+        "interrupted_attempts": 0,
+        "unjudged_attempts": 0,
+        "open_attempts": 0,
+        "uncounted_phases": 0,
+        "small_sample": 40,
+        "note": "Rehearsals are not in these numbers.",
+    }
+    return ModelScorecard(**{**values, **overrides})

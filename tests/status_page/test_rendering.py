@@ -19,13 +19,16 @@ from autopack_mcp.status_page import rendering
 from autopack_mcp.summary.alerts import AlertView
 from autopack_mcp.summary.context_block import context_block
 from autopack_mcp.summary.orders import OrderView
+from autopack_mcp.summary.scorecard import BuilderScore, wilson
 from tests.factories import NOON
 from tests.status_page.html import Document, read_html
 from tests.status_page.samples import (
+    builder_score,
     cap_view,
     event_view,
     model_mapping,
     model_row,
+    model_scorecard,
     model_usage,
     needs_you,
     note_view,
@@ -42,7 +45,18 @@ from tests.status_page.samples import (
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "page.md"
 TEMPLATES = Path(rendering.__file__).parent / "templates"
-WORDS_OF_OURS = {"state", "current_phase_state", "period", "level", "is_verified", "scope", "rule", "resets_at", "unit"}
+WORDS_OF_OURS = {
+    "state",
+    "current_phase_state",
+    "period",
+    "level",
+    "is_verified",
+    "scope",
+    "rule",
+    "resets_at",
+    "unit",
+    "sample",
+}
 NOT_SHOWN = {"label", "aliases", "categories", "complexities", "updated_at", "request_id", "current_phase_id", "client"}
 ELSEWHERE = {"run_id", "commit", "window_label", "kind"}  # Shown in addresses, cut, or only where a phase is missing.
 IN_A_SENTENCE = {(OrderView, "action"), (OrderView, "provider"), (AlertView, "cap")}
@@ -84,13 +98,12 @@ def pages(texts: Iterator[str] | None = None) -> dict[str, str]:
             recent_events=(event_view(), event_view(phase_id=None, from_state=None)),
         )
     )
-    # The page does not say twice what it says on top, and what it leaves out must not depend on chance.
-    run = replace(run, why=run.needs_you.what)
     rows = (
         model_row(also=("docs",), phase_ids=("p3",), replaces="gpt-big", blocked_by="no key"),
         model_row("auditor", model=None, provider=None, rule=None, reasons=(), error="no rule names one"),
     )
     models = hostile(model_mapping(rows=rows, warnings=("line 14: unknown model",)))
+    scores = hostile(model_scorecard(builder_score(), builder_score("gpt-big", is_small_sample=False)))
     usage = hostile(usage_summary(breaches=1))
     costs = hostile(run_usage(note="a rehearsal"))
     runs = hostile(run_list(run_line(), next_cursor="next"))
@@ -100,7 +113,7 @@ def pages(texts: Iterator[str] | None = None) -> dict[str, str]:
         "run": rendering.run_page(run, models, costs, usage, NOON),
         "phases": rendering.phases_page(run, NOON),
         "usage": rendering.usage_page(usage, NOON),
-        "models": rendering.models_page(models, NOON),
+        "models": rendering.models_page(models, scores, NOON),
         "error": rendering.error_page(404, sentences[0], sentences, sentences),
     }
 
@@ -175,12 +188,13 @@ def test_every_text_is_shown_as_it_is(texts: list[str]) -> None:
         source,
     )
     usage, costs = with_texts(usage_summary(), source), with_texts(run_usage(), source)
+    scores = with_texts(model_scorecard(builder_score()), source)
     cases = (
         (
             rendering.run_page(run, models, costs, usage, NOON),
             (run, models.rows, models.overrides, costs.tiers, costs.models, usage.caps),
         ),
-        (rendering.models_page(models, NOON), models),
+        (rendering.models_page(models, scores, NOON), (models, scores)),
         (rendering.usage_page(usage, NOON), usage),
     )
     for html, values in cases:
@@ -374,13 +388,32 @@ def test_models_are_shown_with_their_reasons_and_what_blocks_them() -> None:
     row = model_row(
         reasons=("category ui uses a", "a is 83% used", "b takes over"), replaces="a", blocked_by="no API key"
     )
-    text = words(rendering.models_page(model_mapping(rows=(row,)), NOON))
+    text = words(rendering.models_page(model_mapping(rows=(row,)), model_scorecard(), NOON))
     assert "category ui uses a a is 83% used b takes over Instead of a. Cannot be called now: no API key" in text
+
+
+def scores_shown(*builders: BuilderScore) -> str:
+    return words(rendering.models_page(model_mapping(), model_scorecard(*builders), NOON))
+
+
+def test_how_models_did_stands_with_counts_and_ranges() -> None:
+    text = scores_shown(builder_score(approval=wilson(30, 40), attempts=40, is_small_sample=False))
+    assert "gpt-4o ui 40 medium 30 of 40 75 % 59.8 % to 85.8 %" in text
+    assert "12,000 tokens $0.05" in text
+
+
+def test_a_small_sample_is_marked_and_has_no_percent() -> None:
+    text = scores_shown(builder_score(approval=wilson(3, 4)))
+    assert "gpt-4o ui small sample 40 medium 3 of 4 30.1 % to 95.4 %" in text
+
+
+def test_without_any_judged_attempt_the_scorecard_says_so() -> None:
+    assert "No attempt of a real run has been judged in that time; rehearsals do not count." in scores_shown()
 
 
 def test_a_question_that_no_model_answers_says_why() -> None:
     row = model_row(model=None, provider=None, rule=None, reasons=(), error="complexity_models.high names no builder.")
-    text = words(rendering.models_page(model_mapping(rows=(row,)), NOON))
+    text = words(rendering.models_page(model_mapping(rows=(row,)), model_scorecard(), NOON))
     assert "no model complexity_models.high names no builder." in text
 
 
