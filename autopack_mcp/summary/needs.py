@@ -24,7 +24,9 @@ from autopack_mcp.runs.progress import current_phase
 from autopack_mcp.runs.records import PhaseRecord, RunRecord
 from autopack_mcp.runs.states import RUN_ACTIVE
 from autopack_mcp.runs.stops import OrderStop, SharedCapStop, cap_stop, order_stop, shared_cap_stop
+from autopack_mcp.text_safety import visible
 
+ID_LIMIT = 64  # Characters of a phase's id, as long as a plan may make one.
 OVERRULE = "Resume to go on: the order that paused it does not stop it again; lay down another one if it should."
 
 
@@ -71,9 +73,24 @@ def needs_you_now(
     if run.state == "budget_paused":
         return _stopped(connection, run, phases, now, settings, resume)
     if run.state == "needs_attention":
-        return NeedsYou("It cannot go on by itself. Resuming tries the failed phase again.", resume)
+        return _needs_attention(run, current_phase(phases), resume)
     # Any request brings a supervisor up (contract 29), so the words for a chat are the same.
     return NeedsYou("Nobody advances it: no supervisor is running.", resume)
+
+
+def _needs_attention(run: RunRecord, phase: PhaseRecord | None, resume: str) -> NeedsYou:
+    """First what costs least, then everything else that a person may say about the phase in question."""
+    if phase is None:
+        return NeedsYou("It cannot go on by itself.", resume)
+    name = f"phase {visible(phase.phase_id, ID_LIMIT)}"
+    if phase.state == "failed":
+        first, say = f"Retrying gives {name} a full set of attempts.", f"retry {name} of run {run.run_id}"
+    elif phase.state == "queued":
+        first, say = f"Resuming tries again to begin with {name}.", resume
+    else:
+        first, say = f"Resuming goes on with {name} where it stopped; retry drops its attempt.", resume
+    others = f"skip {name} because …, edit {name}: …, another model for {name}, cancel run {run.run_id}"
+    return NeedsYou(f"It cannot go on by itself. {first} Or say: {others}.", say)
 
 
 # ── a cap ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -76,7 +76,7 @@ def stopped(database: Database, under: Settings, tokens: int, phase_id: str = "P
     [
         ("paused", "It is paused, and goes on when it is resumed."),
         ("budget_paused", "Resuming helps when what stopped it has changed."),
-        ("needs_attention", "It cannot go on by itself. Resuming tries the failed phase again."),
+        ("needs_attention", "It cannot go on by itself."),
     ],
 )
 def test_a_run_that_waits_says_what_helps_and_leaves_the_reason_to_its_why(
@@ -84,6 +84,27 @@ def test_a_run_that_waits_says_what_helps_and_leaves_the_reason_to_its_why(
 ) -> None:
     a_run(database, state=state, why="because.")
     assert needed(database) == NeedsYou(what, "resume run R1")
+
+
+@pytest.mark.parametrize(
+    ("state", "first", "say"),
+    [
+        ("failed", "Retrying gives phase P2 a full set of attempts.", "retry phase P2 of run R1"),
+        ("auditing", "Resuming goes on with phase P2 where it stopped; retry drops its attempt.", "resume run R1"),
+        ("queued", "Resuming tries again to begin with phase P2.", "resume run R1"),
+    ],
+)
+def test_a_run_that_needs_attention_says_every_phrase_that_helps(
+    database: Database, state: str, first: str, say: str
+) -> None:
+    a_run(database, state="needs_attention", why="phase P2 failed: red")
+    phases(database, "succeeded", state, "queued")
+
+    assert needed(database) == NeedsYou(
+        f"It cannot go on by itself. {first} Or say: skip phase P2 because …, edit phase P2: …, another model for phase"
+        " P2, cancel run R1.",
+        say,
+    )
 
 
 def test_a_run_that_nobody_advances_needs_a_person(database: Database) -> None:
