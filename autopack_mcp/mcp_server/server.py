@@ -21,6 +21,7 @@ from autopack_mcp.mcp_server.notes import NoteTools
 from autopack_mcp.mcp_server.orders import OrderTools
 from autopack_mcp.mcp_server.overrides import OverrideTools
 from autopack_mcp.mcp_server.refusals import did_you_mean
+from autopack_mcp.mcp_server.replays import CompareTools
 from autopack_mcp.mcp_server.resources import add_resources
 from autopack_mcp.mcp_server.runs import RunTools
 from autopack_mcp.mcp_server.scorecard import ScorecardTools
@@ -90,6 +91,7 @@ def reading_tools(summaries: Summaries) -> list[StrictTool]:
         *UsageTools(summaries).tools(),
         *ModelTools(summaries).tools(),
         *ScorecardTools(summaries).tools(),
+        *CompareTools(summaries).tools(),
     ]
 
 

@@ -13,7 +13,9 @@ from mcp.shared.exceptions import MCPError
 from mcp.types import INVALID_PARAMS
 
 from autopack_mcp.mcp_server.server import ACTING_NAMES, create_mcp_server
+from autopack_mcp.providers.counts import tokenizer
 from autopack_mcp.summary.summaries import Summaries
+from tests.conftest import require_in_ci
 from tests.mcp_server.conftest import Connect
 from tests.mcp_server.samples import PROMISED
 
@@ -21,16 +23,22 @@ pytestmark = pytest.mark.anyio
 
 SNAPS = Path(__file__).parents[1] / "toolsnaps"
 REWRITE = "UPDATE_TOOLSNAPS"  # Set it to rewrite the snapshots from what is listed now; then read the diff.
-READING_NAMES = ["get_run_status", "list_runs", "usage_summary", "explain_model", "model_scorecard"]
-# Of JSON in English words. Three public tokenizers (o200k, cl100k, r50k) count one token to 4.2 to 4.6 characters of
-# our tools; a margin of a quarter is left for those that cut finer.
-CHARACTERS_PER_TOKEN = 3.5
+READING_NAMES = ["get_run_status", "list_runs", "usage_summary", "explain_model", "model_scorecard", "compare_runs"]
+TOKENIZER = "o200k_base"  # The newest public one; cl100k and r50k come to within a twentieth of its counts here.
 
 
 async def listed(connect: Connect, server: MCPServer) -> list[dict[str, Any]]:
     async with connect(server) as client:
         tools = (await client.list_tools()).tools
     return [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in tools]
+
+
+def tokens_of(tools: list[dict[str, Any]]) -> int:
+    """What these definitions weigh in a model's context."""
+    counter = tokenizer(TOKENIZER)
+    if counter is None:
+        require_in_ci("the extra tokens is not installed")
+    return counter.count(json.dumps(tools, separators=(",", ":")))
 
 
 async def test_reading_tools_are_listed_first(connect: Connect, server: MCPServer) -> None:
@@ -60,12 +68,11 @@ async def test_all_tools_together_stay_below_the_budget(server: MCPServer) -> No
         {"name": tool.name, "description": tool.description, "inputSchema": tool.input_schema}
         for tool in await server.list_tools()
     ]
-    assert len(json.dumps(tools, separators=(",", ":"))) / CHARACTERS_PER_TOKEN < 1_400
+    assert tokens_of(tools) <= 1_200
 
 
 async def test_whole_list_with_titles_and_hints_stays_below_the_budget(connect: Connect, server: MCPServer) -> None:
-    whole = json.dumps(await listed(connect, server), separators=(",", ":"))
-    assert len(whole) / CHARACTERS_PER_TOKEN < 1_800
+    assert tokens_of(await listed(connect, server)) <= 1_800
 
 
 async def test_client_is_told_who_answers(connect: Connect, server: MCPServer) -> None:
