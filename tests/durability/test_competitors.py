@@ -14,13 +14,13 @@ from autopack_mcp.runs.store import phases_of_run, runs_newest_first
 from autopack_mcp.runs.supervision import supervisor_of
 from benchmarks.billing import billing_upstream
 from tests.durability.picture import booked_calls
-from tests.durability.scene import home_on, until
+from tests.durability.scene import PATIENT, home_on, until
 from tests.ledger_truth import assert_ledger_adds_up
 from tests.projects import a_phase, a_plan, git, make_repository
 from tests.runs.house import House
 from tests.runs.programs import HELLO, SERVE, Running, running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, PATIENT]
 
 ANSWER_S = 0.05
 CHATS = ("one", "two")

@@ -38,7 +38,7 @@ from tests.durability.picture import (
     drawn,
     folder_line,
 )
-from tests.durability.scene import until
+from tests.durability.scene import PATIENT, until
 from tests.durability.told_git import told_git
 from tests.factories import NOON
 from tests.ledger_truth import assert_ledger_adds_up
@@ -49,7 +49,7 @@ from tests.runs.recording import PostgresRows, Recording, SqliteRows
 from tests.runs.watched import Operation, WatchedDatabase, name_of
 from tests.span_truth import assert_spans_add_up, steps_done
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, PATIENT]
 
 LATER_S = 3600.0  # Longer than any lease: of the run, of the supervisor, of a call.
 STEPS = (

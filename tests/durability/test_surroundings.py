@@ -22,7 +22,7 @@ from autopack_mcp import app
 from autopack_mcp.clock import ManualClock
 from autopack_mcp.database.postgres import WRITE_LOCK_KEY
 from autopack_mcp.providers.pacing import RetryPolicy
-from autopack_mcp.runs.supervisor import RUN_LEASE_S
+from autopack_mcp.runs.store import RUN_LEASE_S
 from autopack_mcp.summary.run import RunSummary
 from benchmarks.billing import billing_upstream
 from tests.conftest import require_in_ci

@@ -13,13 +13,14 @@ from autopack_mcp.clock import ManualClock
 from autopack_mcp.database.migrate import HEAD, MIGRATIONS, schema_version
 from tests.durability.old_world import WORLDS, bring_back
 from tests.durability.picture import booked_calls
+from tests.durability.scene import PATIENT
 from tests.factories import NOON
 from tests.ledger_truth import assert_ledger_adds_up
 from tests.postgres import PostgresServer
 from tests.projects import git
 from tests.runs.house import reopen_house
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, PATIENT]
 
 LATER_S = 3600.0  # Longer than any lease: of the run, of the supervisor, of a call.
 VERSIONS = sorted(file.stem for file in WORLDS.glob("*.json"))

@@ -15,13 +15,13 @@ from autopack_mcp.clock import ManualClock, SystemClock
 from autopack_mcp.database.tables import reservations, usage_events
 from autopack_mcp.runs.store import phases_of_run
 from benchmarks.billing import BillingUpstream, billing_upstream
-from tests.durability.scene import enqueue, home_on, until
+from tests.durability.scene import PATIENT, enqueue, home_on, until
 from tests.ledger_truth import assert_ledger_adds_up, everything
 from tests.projects import STARTING_FILES, a_phase, a_plan, git, make_repository
 from tests.runs.house import House
 from tests.runs.programs import SERVE, running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, PATIENT]
 
 ANSWER_S = 1.0  # From the bill to the answer: long enough to be stopped in between.
 LATER = timedelta(hours=1)  # For the successor every lease has ended.
