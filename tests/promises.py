@@ -893,6 +893,11 @@ BAD_INPUT = (
         ),
     ),
     Promise(
+        "Of a cancelled run nothing lives on, however its command resists, and that within a second.",
+        ("docs/benchmarks.md#Cancelling",),
+        _held("benchmark_cancel", "nothing_of_a_cancelled_run_lives_on_in_any_sandbox_of_this_machine"),
+    ),
+    Promise(
         "Nothing of a command outlives it: neither a lost group, environment or parent nor our own death hides it.",
         ("docs/workspace.md#How commands run",),
         _held(
