@@ -498,6 +498,56 @@ RUNS = (
         20,
     ),
     Promise(
+        "A phase may be tried anew, skipped for a reason, or edited before it is tried; what was committed stays, and"
+        " saying the same twice changes nothing.",
+        ("docs/runs.md#Steering a phase", "docs/mcp.md#Tools"),
+        (
+            *_held(
+                "runs/phase_wishes",
+                "a_wish_does_what_the_document_says_and_leaves_the_lease_free",
+                "a_skipped_phase_says_why_and_by_whom_wherever_it_is_shown",
+                "an_edit_changes_the_pinned_plan_and_the_log_keeps_both_texts",
+            ),
+            *_held(
+                "runs/steering",
+                "a_phase_skipped_in_mid_call_books_the_call_and_the_run_ends_without_it",
+                "a_phase_skipped_in_mid_command_leaves_no_process_and_a_clean_workspace",
+                "a_queued_phase_is_edited_while_its_driver_has_the_plan_in_memory",
+                "the_attempt_in_hand_of_a_paused_run_is_dropped_and_begins_anew_on_resume",
+                "requests_about_one_run_are_obeyed_in_the_order_in_which_they_were_asked",
+            ),
+            *_held(
+                "e2e/phases_from_chat",
+                "a_chat_skips_the_phase_in_hand_and_edits_the_next_one",
+                "a_chat_is_told_what_it_may_say_of_a_run_that_needs_attention_and_each_of_it_works",
+                "a_chat_drops_the_attempt_of_a_paused_run",
+            ),
+        ),
+        20,
+    ),
+    Promise(
+        "A command that this machine runs is set from a chat only where plans may come from there.",
+        ("docs/runs.md#Steering a phase", "docs/config.md#`alerts`, `runs`, `plan_folders`, `allow_inline_plans`"),
+        _held(
+            "e2e/phases_from_chat",
+            "a_command_that_this_machine_runs_comes_from_a_chat_only_where_that_is_allowed",
+        ),
+    ),
+    Promise(
+        "A phase that goes round in circles stops before its last attempt and says what repeats and what may help.",
+        ("docs/runs.md#Stuck",),
+        (
+            *_held("runs/steering", "a_phase_that_fails_in_the_same_way_three_times_stops_before_all_its_attempts"),
+            *_held(
+                "runs/outcomes",
+                "the_same_failure_a_third_time_stops_the_phase_whatever_is_left_and_says_what_may_help",
+                "the_same_change_a_third_time_is_spend_without_anything_new",
+                "a_retry_by_a_person_counts_anew_what_repeats",
+            ),
+        ),
+        20,
+    ),
+    Promise(
         "Red is never success: the auditor is skipped, the attempt is spent, and its reason stands in the next prompt.",
         ("README.md#What it does", "docs/runs.md#A phase's states"),
         (

@@ -149,7 +149,7 @@ def _refuse_what_is_kept(phase: PhaseRecord, action: PhaseAction) -> None:
     if phase.state == "succeeded":
         raise RequestRefused(
             f"{action} is not possible: phase {phase.phase_id} has been committed as {(phase.commit_sha or '')[:10]}.",
-            hint="Later phases build on it. What should be otherwise now is a note to them, or another run.",
+            hint="Later phases build on it. To have it otherwise, fork the run from this phase.",
         )
     if phase.state == "committing":
         raise RequestRefused(

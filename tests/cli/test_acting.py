@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from autopack_mcp.cli.main import cli
 from autopack_mcp.errors import AutopackError
 from tests.factories import insert_run
-from tests.projects import a_plan, make_repository
+from tests.projects import a_phase, a_plan, make_repository
 from tests.runs.house import House, open_house
 
 pytestmark = pytest.mark.anyio
@@ -92,3 +92,37 @@ async def test_a_cap_that_cannot_be_read_is_wrong_usage(house: House, words: tup
 
 async def test_help_says_that_a_cap_is_a_total(house: House) -> None:
     assert "the new total, not what is added" in (await typed("raise-cap", "--help")).output
+
+
+async def test_a_phase_is_edited_skipped_and_retried_and_a_run_given_up(house: House, tmp_path: Path) -> None:
+    phases = [a_phase("a", verify="false"), a_phase("b", verify="false")]
+    async with house.supervising():
+        run_id = await house.start(a_plan(make_repository(tmp_path / "project"), phases, attempts_limit=1))
+        await house.stopped(run_id)
+        edited = await typed("edit", run_id, "a", "--verify", "true", "--description", "Write it.")
+        retried = await typed("retry", run_id, "a")
+        await house.until(run_id, lambda run: run.phases[1].state == "failed")
+        skipped = await typed("skip", run_id, "b", "--reason", "no time")
+        run = await house.stopped(run_id)
+        given_up = (await typed("give-up", run_id)).exception
+
+    # A command may be set here, for whoever types may run any command anyway.
+    assert "Phase a has another description and verification command now. Retry phase a" in edited.output
+    assert "Phase a begins anew" in retried.output
+    assert "Phase b is skipped and counts as completed (no time)." in skipped.output
+    assert (run.state, run.phases[0].attempt) == ("succeeded", 2)
+    assert "'give_up' is not possible while the run is 'succeeded'" in str(given_up)
+
+
+@pytest.mark.parametrize("words", [("skip", "R1", "a"), ("skip", "R1"), ("edit", "R1"), ("retry",), ("give-up",)])
+async def test_a_phase_that_is_not_fully_named_is_wrong_usage(house: House, words: tuple[str, ...]) -> None:
+    answer = await typed(*words)
+    assert (answer.exit_code, "Usage: " in answer.output) == (2, True)
+
+
+async def test_what_cannot_be_done_with_a_phase_is_refused_in_words(house: House) -> None:
+    house.autopack.database.write_now(insert_run)
+
+    error = (await typed("retry", "R1", "z")).exception
+    assert isinstance(error, AutopackError)
+    assert "Run R1 has no phase 'z'." in str(error)
