@@ -2,7 +2,7 @@
 
 VENV ?= .venv
 PYTHON = "$(VENV)/bin/python"
-BENCHMARKS = mcp_calls routing imports ledger caps llm_service bounds summaries crash cancel
+BENCHMARKS = mcp_calls routing imports ledger caps llm_service bounds summaries crash cancel edits
 
 .PHONY: help setup demo test check format lint types layers shape bench serve pins upstream
 
@@ -64,4 +64,4 @@ PINS = uv pip compile pyproject.toml --quiet --universal --python-version 3.11 -
 # Needs uv. UPGRADE=--upgrade takes newer versions; without it only what pyproject.toml asks for changes.
 pins:
 	@$(PINS) --group build --output-file requirements/runtime.txt
-	@$(PINS) --group dev --extra postgres --extra tokens --constraint requirements/runtime.txt --output-file requirements/dev.txt
+	@$(PINS) --group dev --extra postgres --extra tokens --extra otlp --constraint requirements/runtime.txt --output-file requirements/dev.txt

@@ -15,7 +15,7 @@ from typing import Literal
 from autopack_mcp.errors import EditMisfit, Misfit, UnusableReply
 from autopack_mcp.replies.diffs import FileDiff, HunkLine
 from autopack_mcp.replies.edits import DeleteFile, Edit, SearchReplace, WholeFile
-from autopack_mcp.replies.fuzzy import Span, hunk_of, likely_spans
+from autopack_mcp.replies.fuzzy import LINES_LIMIT, Span, hunk_of, likely_spans
 from autopack_mcp.replies.hunks import excerpts, lines_of, occurrences, placed
 from autopack_mcp.text_safety import visible
 
@@ -147,6 +147,8 @@ def _refuse_overlap(path: str, spans: Sequence[Span]) -> None:
 def _likely_spans(text: str, edits: Sequence[Edit]) -> list[Span] | None:
     """Every span that the edits of a file most likely replace; None when one is not plain or two overlap."""
     lines, spans = _bare_lines(text), list[Span]()
+    if any(isinstance(edit, SearchReplace) and edit.search.count("\n") > LINES_LIMIT for edit in edits):
+        return None
     for hunk, must_end_the_file in _bare_hunks(edits):
         found = likely_spans(lines, hunk)
         if not found or (must_end_the_file and found[-1].end != len(lines)):

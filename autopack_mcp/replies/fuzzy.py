@@ -14,11 +14,15 @@ from difflib import SequenceMatcher
 from itertools import pairwise
 
 from autopack_mcp.replies.diffs import HunkLine, Sign
+from autopack_mcp.replies.hunks import COMMON_LINE
 
 MATCHED_SHARE = 0.7  # Of the lines that should be there, blank ones aside; with less another place is as likely.
 SECOND_BEST_SHARE = 0.75  # Of the best place's lines that another place may have, before nobody knows which is meant.
 PLACES_TRIED = 12  # Those with the most equal lines.
 SLACK_LINES = 3  # That may be missing or too many in a hunk.
+LINES_LIMIT = (
+    400  # Of one hunk; comparing longer ones takes seconds, and what is so long and off is better asked again.
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ def likely_spans(lines: Sequence[str], hunk: Sequence[HunkLine]) -> list[Span] |
 
     Added lines are indented as the file is, where all of the hunk is off by the same.
     """
-    aligned = _aligned(lines, hunk)
+    aligned = _aligned(lines, hunk) if len(hunk) <= LINES_LIMIT else None
     if aligned is None:
         return None
     reworded = _Rewording.of(lines, aligned)
@@ -99,8 +103,9 @@ def _places(keys: Sequence[str], wanted: Sequence[str]) -> list[int]:
         positions.setdefault(key, []).append(number)
     votes: Counter[int] = Counter()
     for offset, key in enumerate(wanted):
-        if key:
-            votes.update(number - offset for number in positions.get(key, ()))
+        found = positions.get(key, [])
+        if key and len(found) <= COMMON_LINE:
+            votes.update(number - offset for number in found)
     return [place for place, _ in votes.most_common(PLACES_TRIED)]
 
 

@@ -21,6 +21,8 @@ EXCERPT_AROUND_LINES = 8  # Before and after the lines that were meant: enough t
 EXCERPTS_LIMIT = 3  # Places that are shown for one hunk.
 EXCERPT_LIMIT_CHARS = 8_000
 PLACES_NAMED = 5
+OCCURRENCES_LIMIT = 100  # Two are one too many already; the rest is for the words of a refusal.
+COMMON_LINE = 200  # A line that stands in a file so often says nothing about a place, and costs time to count.
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +103,26 @@ def lines_of(text: str) -> list[str]:
 
 
 def occurrences(lines: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    """Every position at which ``wanted`` stands in ``lines``, overlapping ones too."""
-    starts = range(len(lines) - len(wanted) + 1)
-    return [i for i in starts if not wanted or (lines[i] == wanted[0] and lines[i : i + len(wanted)] == list(wanted))]
+    """The first ``OCCURRENCES_LIMIT`` positions at which ``wanted`` stands in ``lines``, overlapping ones too.
+
+    Each line becomes one character, so that a file and a reply of thousands of equal lines take no time.
+    """
+    characters: dict[str, str] = {}
+    text = "".join(characters.setdefault(line, _character(len(characters))) for line in lines)
+    part = "".join(characters.get(line, "") for line in wanted)
+    if len(part) < len(wanted):
+        return []
+    found: list[int] = []
+    place = text.find(part)
+    while place >= 0 and len(found) < OCCURRENCES_LIMIT:
+        found.append(place)
+        place = text.find(part, place + 1)
+    return found
+
+
+def _character(number: int) -> str:
+    # Half characters (U+D800 to U+DFFF) are no text.
+    return chr(number if number < 0xD800 else number + 0x800)
 
 
 def excerpts(lines: Sequence[str], wanted: Sequence[str], places: Iterable[int] = ()) -> tuple[Excerpt, ...]:
@@ -124,8 +143,9 @@ def _likely_places(lines: Sequence[str], wanted: Sequence[str]) -> list[int]:
         positions.setdefault(line.strip(), []).append(number)
     votes: Counter[int] = Counter()
     for offset, line in enumerate(wanted):
-        if line.strip():
-            votes.update(number - offset for number in positions.get(line.strip(), ()))
+        found = positions.get(line.strip(), [])
+        if line.strip() and len(found) <= COMMON_LINE:
+            votes.update(number - offset for number in found)
     return [max(0, place) for place, _ in votes.most_common(1)]
 
 

@@ -99,3 +99,15 @@ def test_the_lane_is_that_of_the_edit_to_look_at_closest() -> None:
     assert how_applied([WholeFile("a", ""), DeleteFile("b")]) == "files"
     assert how_applied([WholeFile("a", ""), *block("b", "c")]) == "blocks"
     assert how_applied([*block("b", "c"), *diff]) == "diff"
+
+
+@pytest.mark.parametrize("line", ["x", "", "    x"], ids=["the same line", "blank lines", "an indented line"])
+def test_a_file_and_a_reply_of_thousands_of_equal_lines_are_refused_in_no_time(line: str) -> None:
+    text = f"{line}\n" * 100_000
+    hunk = "--- a/a\n+++ b/a\n@@\n" + f" {line}\n" * 3_000 + "-y\n" + f" {line}\n"
+    edits = parse_edits(f"```\n{hunk}```").edits
+
+    with pytest.raises(EditMisfit):
+        fuzzily_edited_text(text, edits)
+    with pytest.raises(EditMisfit):
+        fuzzily_edited_text(text, block("z\n" + f"{line}\n" * 3_000, "y\n"))
