@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from autopack_mcp.runs.supervisor import Jobs, Supervisor
     from autopack_mcp.sandbox import Sandbox
     from autopack_mcp.traces.texts import WordKeeper
+    from autopack_mcp.traces.upkeep import TraceUpkeep
     from autopack_mcp.usage.recorder import UsageRecorder
 
 
@@ -245,6 +246,23 @@ def experiments(autopack: Autopack, door: CallDoor) -> Experiments:
 
     known = _known_secrets(autopack)
     return Experiments(door=door, database=autopack.database, clean=lambda text: redacted(text, known()).text)
+
+
+def trace_upkeep(autopack: Autopack) -> TraceUpkeep:
+    """What deletes words by age, and sends spans where the standard variables name a collector."""
+    from autopack_mcp.traces.export import SpanExporter, collector_in
+    from autopack_mcp.traces.upkeep import TraceUpkeep
+
+    database, clock, collector = autopack.database, autopack.clock, collector_in(autopack.environ)
+    exporter = None
+    if collector is not None:
+        exporter = SpanExporter(database=database, clock=clock, collector=collector, version=__version__)
+    return TraceUpkeep(
+        database=database,
+        clock=clock,
+        keep_days=lambda: autopack.settings().runs.keep_prompts_days,
+        exporter=exporter,
+    )
 
 
 def _word_keeper(autopack: Autopack) -> WordKeeper:

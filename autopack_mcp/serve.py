@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 import uvicorn
@@ -96,12 +96,28 @@ async def serve(
     try:
         await _either(supervising, ready)
         holder = None if ready.is_set() else await _refusal(autopack, supervising)
-        await _answer(autopack, listening, address, holder, on_serving, supervising if holder is None else None)
+        if holder is not None:
+            await _answer(autopack, listening, address, holder, on_serving)
+            return
+        async with _traces_kept(autopack):
+            await _answer(autopack, listening, address, None, on_serving, supervising)
     finally:
         boss.stop()
         with contextlib.suppress(SupervisorUnavailable):
             await supervising
         await door.close()
+
+
+@contextlib.asynccontextmanager
+async def _traces_kept(autopack: Autopack) -> AsyncIterator[None]:
+    """Look after traces meanwhile: one process of a machine is enough, the one that supervises."""
+    upkeep = asyncio.create_task(app.trace_upkeep(autopack).run())
+    try:
+        yield
+    finally:
+        upkeep.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await upkeep
 
 
 async def _answer(

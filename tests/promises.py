@@ -1452,6 +1452,23 @@ TRACES = (
         ),
     ),
     Promise(
+        "A collector that the standard variables name gets every span over OTLP; a dead one loses nothing and is said once.",
+        ("docs/traces.md#Spans",),
+        (
+            *_held(
+                "traces/export",
+                "a_collector_gets_each_span_once_as_it_was",
+                "a_collector_that_is_down_loses_nothing_and_is_said_once",
+                "a_collector_that_is_not_there_hurts_nothing",
+                "spans_that_a_collector_will_never_take_do_not_hold_up_the_others",
+                "the_standard_variables_name_the_collector",
+                "upkeep_asks_a_dead_collector_ever_more_rarely",
+                "upkeep_deletes_words_by_age_and_leaves_spans",
+            ),
+            *_held("cli/serving", "a_server_sends_the_spans_of_its_runs_to_a_collector"),
+        ),
+    ),
+    Promise(
         "Set-up and verification commands find their place in the run's trace in TRACEPARENT.",
         ("docs/traces.md#Spans",),
         _held("runs/run_spans", "set_up_and_verification_find_their_place_in_the_trace"),

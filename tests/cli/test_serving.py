@@ -13,13 +13,18 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from autopack_mcp.app import machine_name, open_autopack
 from autopack_mcp.database.sqlite import known_fault
 from autopack_mcp.runs.supervision import supervisor_of
+from autopack_mcp.traces.spans import Span, unexported_spans, write_span
+from tests.factories import NOON, insert_run
 from tests.projects import a_phase, a_plan, git, make_repository
 
 LIMIT_S = 30  # A cold start of a Python server on a busy machine.
@@ -83,6 +88,43 @@ def wait_until(is_so) -> None:
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@contextmanager
+def collecting() -> Iterator[tuple[str, list[ExportTraceServiceRequest]]]:
+    """A collector of traces: its address, and what it was sent."""
+    taken: list[ExportTraceServiceRequest] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            taken.append(ExportTraceServiceRequest.FromString(body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_said: object) -> None:
+            """Nothing: it would stand in the middle of the tests' dots."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", taken
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_server_sends_the_spans_of_its_runs_to_a_collector(environ: dict[str, str]) -> None:
+    opened = open_autopack(environ)
+    opened.database.write_now(insert_run, state="succeeded", lease_token=0)
+    opened.database.write_now(write_span, Span("ab" * 8, "R1", "run", "run R1", NOON, NOON))
+    with collecting() as (url, taken), serving({**environ, "OTEL_EXPORTER_OTLP_ENDPOINT": url}):
+        wait_until(lambda: opened.database.read_now(unexported_spans, 1) == ())
+    opened.database.close_now()
+    (request,) = taken
+    assert [span.name for span in request.resource_spans[0].scope_spans[0].spans] == ["run R1"]
 
 
 def test_one_port_answers_health_the_page_and_nothing_under_another_name(environ: dict[str, str]) -> None:
