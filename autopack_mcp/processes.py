@@ -1,6 +1,6 @@
 """Starts a command, bounds it, and ends its whole process tree: deadline, output cap, nothing left behind.
 
-It owns process groups, marks and pipes; it knows no git, no run and no plan, and it does not judge what a command said.
+It owns groups, marks and limits; it knows no git, no run and no plan, and it does not judge what a command said.
 The workspace and the verification run everything through ``run_command``, confined by ``sandbox`` where needed; what a
 plan names also gets limits and, on Linux, a ``keeper`` that nothing of it escapes.
 """
@@ -17,16 +17,16 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Literal
+from typing import Literal
 
 import anyio
 
 from autopack_mcp import keeper
+from autopack_mcp.capture import Capture, standard_input
 from autopack_mcp.keeper import DRAIN_GRACE_S, KEEPER_MARK, KILL_PATIENCE_S, MARK_VARIABLE, TERM_GRACE_S
 
 log = logging.getLogger(__name__)
@@ -39,9 +39,7 @@ MEGABYTE = 1_000_000
 PS_TIMEOUT_S = 5.0  # Where there is no /proc; listing processes takes 20 ms.
 
 _POLL_S = 0.01
-_READ_BYTES = 65_536
 _REPORT_BYTES = 200
-_DRAIN_READS = 64  # Four times what Linux lets a pipe hold: somebody who still writes cannot keep us reading.
 _PS = ("ps", "-A", "-E", "-ww", "-o", "pid=", "-o", "ppid=", "-o", "pgid=", "-o", "stat=", "-o", "command=")
 _MARK_AMONG_WORDS = re.compile(rf"(?<!\S){MARK_VARIABLE}=\S*")
 _LABEL = re.compile(r"[A-Za-z0-9._-]*")
@@ -137,8 +135,8 @@ async def run_command(
     ending: Ending = "interrupted"
     flood_bytes = limits.output_mb * MEGABYTE if limits else max(output_cap_bytes, 2) * FLOOD_FACTOR
     with contextlib.ExitStack() as stack:
-        output = stack.enter_context(_Capture(output_cap_bytes, flood_bytes))
-        errors = stack.enter_context(_Capture(output_cap_bytes, flood_bytes)) if errors_apart else None
+        output = stack.enter_context(Capture(output_cap_bytes, flood_bytes))
+        errors = stack.enter_context(Capture(output_cap_bytes, flood_bytes)) if errors_apart else None
         captures = [capture for capture in (output, errors) if capture is not None]
         leash = stack.enter_context(_Leash(limits)) if limits and keeper.is_possible() else None
         try:
@@ -146,7 +144,7 @@ async def run_command(
                 *(leash.argv(argv) if leash else argv),
                 cwd=cwd,
                 env={**env, MARK_VARIABLE: mark.value + (KEEPER_MARK if leash else "")},
-                stdin=stack.enter_context(_standard_input(stdin)),
+                stdin=stack.enter_context(standard_input(stdin)),
                 stdout=output.write_fd,
                 stderr=errors.write_fd if errors else subprocess.STDOUT,
                 pass_fds=leash.fds if leash else (),
@@ -198,7 +196,7 @@ def clean_environment(environ: Mapping[str, str], key_variables: Iterable[str] =
     return {**kept, "TERM": "dumb", "NO_COLOR": "1", "GIT_TERMINAL_PROMPT": "0"}
 
 
-async def _watch(process: asyncio.subprocess.Process, captures: Sequence[_Capture], timeout_s: float) -> Ending:
+async def _watch(process: asyncio.subprocess.Process, captures: Sequence[Capture], timeout_s: float) -> Ending:
     exited: asyncio.Task[object] = asyncio.ensure_future(process.wait())
     waited: list[asyncio.Future[object]] = [exited, *(capture.flooded for capture in captures)]
     try:
@@ -426,101 +424,3 @@ class _Leash:
                 raise ChildProcessError(f"the process that should keep {program!r} ended with {keeper_code}")
             case _:  # Somebody has killed the keeper, or we have let go of it.
                 return keeper_code, None
-
-
-# Input and output ------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _standard_input(content: bytes | None) -> Iterator[int | IO[bytes]]:
-    """A file, not a pipe: a command that never reads it cannot keep us waiting."""
-    if content is None:
-        yield subprocess.DEVNULL
-        return
-    with tempfile.TemporaryFile() as file:
-        file.write(content)
-        file.seek(0)
-        yield file
-
-
-class _Capture:
-    """Reads one stream of a command as it comes and keeps its head and its tail.
-
-    A pipe of our own rather than a file: a flood waits for us instead of filling the disk, a writer that outlives us
-    gets SIGPIPE, and a grandchild that keeps the stream open holds nobody up, for we stop reading when the command has
-    ended.
-    """
-
-    def __init__(self, cap_bytes: int, flood_bytes: int) -> None:
-        self._half = max(cap_bytes // 2, 1)
-        self._flood_bytes = flood_bytes
-        self._head = bytearray()
-        self._tail = bytearray()
-        self._total = 0
-
-    def __enter__(self) -> _Capture:
-        self._loop = asyncio.get_running_loop()
-        self.ended: asyncio.Future[object] = self._loop.create_future()
-        self.flooded: asyncio.Future[object] = self._loop.create_future()
-        self._read_fd, self.write_fd = os.pipe()
-        os.set_blocking(self._read_fd, False)
-        self._loop.add_reader(self._read_fd, self._read_some)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._stop()
-        self.close_theirs()
-        os.close(self._read_fd)
-        self.flooded.cancel()
-
-    def close_theirs(self) -> None:
-        """The command has its own copy now; while we hold one too, the stream never ends."""
-        if self.write_fd >= 0:
-            os.close(self.write_fd)
-            self.write_fd = -1
-
-    def drain(self) -> None:
-        """Take what still lies in the pipe after the command has ended."""
-        for _ in range(_DRAIN_READS):
-            if self.ended.done() or not self._read_some():
-                return
-
-    @property
-    def is_truncated(self) -> bool:
-        """True when the middle is missing."""
-        return self._total > 2 * self._half
-
-    def text(self) -> str:
-        """What was kept, with a line in the middle that says how many bytes are missing."""
-        tail = self._tail[-self._half :]
-        if not self.is_truncated:
-            return (self._head + tail).decode("utf-8", "replace")
-        left_out = self._total - len(self._head) - len(tail)
-        gap = f"\n… {left_out} bytes left out …\n"
-        ending = f"\n… ended: it wrote more than {self._flood_bytes} bytes …\n" if self.flooded.done() else ""
-        return self._head.decode("utf-8", "replace") + gap + tail.decode("utf-8", "replace") + ending
-
-    def _read_some(self) -> bool:
-        try:
-            chunk = os.read(self._read_fd, _READ_BYTES)
-        except BlockingIOError:
-            return False
-        self._keep(chunk)
-        if not chunk or self._total > self._flood_bytes:
-            self._stop()
-        return bool(chunk)
-
-    def _keep(self, chunk: bytes) -> None:
-        self._total += len(chunk)
-        room = self._half - len(self._head)
-        self._head += chunk[:room]
-        self._tail += chunk[room:]
-        if len(self._tail) > 2 * self._half + _READ_BYTES:  # Seldom, so that keeping the tail costs no copying.
-            del self._tail[: -self._half]
-
-    def _stop(self) -> None:
-        self._loop.remove_reader(self._read_fd)
-        if not self.ended.done():
-            self.ended.set_result(None)
-        if self._total > self._flood_bytes and not self.flooded.done():
-            self.flooded.set_result(None)
