@@ -29,10 +29,10 @@ from autopack_mcp.errors import DatabaseError, LeaseLost, SupervisorUnavailable
 from autopack_mcp.plans.repository_url import is_url
 from autopack_mcp.runs.driver import RunDriver
 from autopack_mcp.runs.firings import heed_unattended
-from autopack_mcp.runs.obeying import Obeyed, obey
+from autopack_mcp.runs.obeying import obey
 from autopack_mcp.runs.queue import STOPPING, Reach, line_at, runs_in_hand, turns
 from autopack_mcp.runs.records import RunRecord
-from autopack_mcp.runs.requests import RequestRecord, answer_request, pending_requests, request_by_id
+from autopack_mcp.runs.requests import RequestRecord, answer_request, pending_requests
 from autopack_mcp.runs.states import RUN_ACTIVE
 from autopack_mcp.runs.store import RUN_LEASE_S, claim, let_go, renew, run_by_id
 from autopack_mcp.runs.supervision import (
@@ -194,7 +194,7 @@ class Supervisor:
         driver = self._drivers.get(request.run_id)
         fence = driver.fence if driver else None
         try:
-            obeyed = await self._database.write(_obey_once, request, fence, self.owner, self._clock.now())
+            obeyed = await self._database.write(obey, request, fence, self.owner, self._clock.now())
         except LeaseLost:
             # The run was lost to another process in this moment; whoever owns it answers the request.
             log.warning("request %s about run %s is left to another process", request.request_id, request.run_id)
@@ -315,15 +315,6 @@ def described(holder: SupervisorRecord | None) -> str:
         return "Another supervisor holds the lock of this AUTOPACK_HOME."
     since = f"{holder.started_at:%Y-%m-%d %H:%M} UTC"
     return f"Process {holder.pid} on {holder.machine} supervises this database since {since} ({holder.url})."
-
-
-def _obey_once(
-    connection: Connection, request: RequestRecord, fence: RunFence | None, owner: str, at: datetime
-) -> Obeyed | None:
-    """``obey``, unless another process has answered since we read the request: it may not be obeyed a second time."""
-    if request_by_id(connection, request.request_id).state != "pending":
-        return None
-    return obey(connection, request, fence, owner, at)
 
 
 def _workers_hands(connection: Connection, reach: Reach, at: datetime) -> tuple[tuple[RunRecord, ...], int]:
