@@ -188,13 +188,14 @@ def _open(run_id: str, kind: SpanKind | None, phase_id: str | None) -> list[Colu
 # ── reading, and letting go ──────────────────────────────────────────────────────────────────────────────────────────
 
 _FIELDS = tuple(Span.__dataclass_fields__)
+_OUTSIDE_IN: tuple[SpanKind, ...] = ("run", "setup", "phase", "attempt", "llm_call", "git", "verification")
 
 
 def spans_of_run(connection: Connection, run_id: str) -> tuple[Span, ...]:
-    """Everything that a run did, in the order in which it began."""
+    """Everything that a run did, in the order in which it began; what began in one moment from the outside in."""
     found = select(*(spans.c[name] for name in _FIELDS)).where(spans.c.run_id == run_id)
-    rows = connection.execute(found.order_by(spans.c.started_at, spans.c.span_id)).mappings()
-    return tuple(Span(**row) for row in rows)
+    rows = [Span(**row) for row in connection.execute(found).mappings()]
+    return tuple(sorted(rows, key=lambda span: (span.started_at, _OUTSIDE_IN.index(span.kind), span.span_id)))
 
 
 def unexported_spans(connection: Connection, limit: int) -> tuple[Span, ...]:
