@@ -30,6 +30,7 @@ from autopack_mcp.runs.outcomes import (
     begin_attempt,
     cancel_run,
     close_run,
+    drop_attempt,
     give_up_run,
     stop_for_person,
     write_outcome,
@@ -426,3 +427,21 @@ def test_a_phase_that_moved_meanwhile_keeps_its_outcome_out(opened: Database) ->
     with pytest.raises(IllegalTransition):
         opened.write_now(write_outcome, MINE, seen, WasBuilt("another reply", "", "gpt", ()), STOP, LATER)
     assert opened.read_now(rows) == before
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [WasBuilt("reply", "", "gpt", ()), AttemptFailed("red"), BudgetDenied("the cap is full"), Stuck("no key")],
+    ids=["built", "failed", "a cap", "a wall"],
+)
+def test_a_phase_that_a_person_skipped_meanwhile_stops_nothing(opened: Database, outcome: Outcome) -> None:
+    in_state(opened, "building")
+    seen = phase(opened)
+    opened.write_now(drop_attempt, MINE, seen, "skipped", NOON)
+    opened.write_now(lambda connection: move_phase(connection, MINE, seen, "skip", "skipped by ann", NOON))
+    before = opened.read_now(rows)
+
+    with pytest.raises(IllegalTransition):
+        opened.write_now(write_outcome, MINE, seen, outcome, STOP, LATER)
+    assert opened.read_now(rows) == before
+    assert run(opened).state == "running"
