@@ -2,7 +2,7 @@
 
 VENV ?= .venv
 PYTHON = "$(VENV)/bin/python"
-BENCHMARKS = mcp_calls routing imports ledger caps llm_service bounds summaries crash cancel edits
+BENCHMARKS = mcp_calls routing imports ledger caps llm_service bounds summaries crash cancel edits workers
 
 .PHONY: help setup demo test check format lint types layers shape bench serve pins upstream
 

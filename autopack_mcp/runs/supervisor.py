@@ -10,7 +10,7 @@ import asyncio
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -49,7 +49,8 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 2.0
 TAKE_OVER_LOOK_S = 0.2  # How often a supervisor that waits for its predecessor's lease to end asks again.
 LOOK_LIMIT_S = 1.0  # Also without any commit the supervisor looks this often: leases end without one.
-WORKER_REST_S = 0.1  # Between two looks of a worker: each commit wakes all of them, and a job wakes only one.
+WORKER_REST_S = 0.2  # Between two looks of a worker: each commit wakes all of them, and a job wakes only one.
+WORKER_SWEEP_S = 5.0  # Between two looks for lost calls by a worker, each of which takes its turn at writing.
 OFFERED_AHEAD = 16  # Jobs made before a worker is free to take them; with more of them the order could not change.
 
 
@@ -100,6 +101,7 @@ class Supervisor:
         self._reach = Reach(identity.kind, identity.machine)
         self._group: asyncio.TaskGroup
         self._is_open = asyncio.Event()
+        self._swept_at_s = -WORKER_SWEEP_S
         self._runs: dict[str, RunRecord] = {}
         self._drivers: dict[str, RunDriver] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -173,7 +175,7 @@ class Supervisor:
 
     async def _look(self) -> None:
         """Obey what was asked, then take up what may be taken up; what goes wrong with one of them stops no other."""
-        for work in (self._obey_all, self._heed_all, self._ledger.expire_overdue, self._claim):
+        for work in await self._works():
             try:
                 await work()
             except DatabaseError:
@@ -181,6 +183,21 @@ class Supervisor:
                 log.exception("the database could not be used; trying again")
             except Exception:  # A bug in one part must not end every run of the machine.
                 log.exception("a part of the supervisor's work failed; trying again")
+
+    async def _works(self) -> Sequence[Callable[[], Awaitable[object]]]:
+        """What a look consists of; for one of many workers mostly to see, in one question, that there is nothing."""
+        everything = (self._obey_all, self._heed_all, self._ledger.expire_overdue, self._claim)
+        now_s = asyncio.get_running_loop().time()
+        if self._jobs is None or now_s - self._swept_at_s >= WORKER_SWEEP_S:
+            self._swept_at_s = now_s
+            return everything
+        try:
+            mine = frozenset(self._drivers)
+            is_up = await self._database.read(_is_anything_up, self._reach, mine, self._clock.now())
+        except DatabaseError:
+            log.exception("the database could not be used; trying again")
+            return ()
+        return (self._obey_all, self._heed_all, self._claim) if is_up else ()
 
     async def _obey_all(self) -> None:
         """In the order in which they were asked: behind one that must wait, those about the same run wait as well."""
@@ -315,6 +332,13 @@ def described(holder: SupervisorRecord | None) -> str:
         return "Another supervisor holds the lock of this AUTOPACK_HOME."
     since = f"{holder.started_at:%Y-%m-%d %H:%M} UTC"
     return f"Process {holder.pid} on {holder.machine} supervises this database since {since} ({holder.url})."
+
+
+def _is_anything_up(connection: Connection, reach: Reach, mine: Collection[str], at: datetime) -> bool:
+    """Whether somebody asked for something, an order fired, or a run waits that is not in our hands already."""
+    if pending_requests(connection) or unhandled_firings(connection):
+        return True
+    return any(run.run_id not in mine for run in line_at(connection, reach, at).waiting)
 
 
 def _workers_hands(connection: Connection, reach: Reach, at: datetime) -> tuple[tuple[RunRecord, ...], int]:
