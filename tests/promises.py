@@ -1059,6 +1059,15 @@ BAD_INPUT = (
         ),
     ),
     Promise(
+        "The MCP server and the page keep nothing between requests, so any number may stand behind a load balancer.",
+        ("docs/scaling.md#The server and the page behind a load balancer",),
+        _held(
+            "mcp_server/balanced",
+            "requests_that_alternate_between_two_servers_are_one_conversation",
+            "the_page_is_the_same_whoever_shows_it",
+        ),
+    ),
+    Promise(
         "Of two servers on one database the second says who holds the place, and only reads.",
         ("docs/architecture.md#Five decisions",),
         (
