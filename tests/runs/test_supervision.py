@@ -375,7 +375,9 @@ async def test_what_fails_for_a_moment_is_tried_again_and_holds_nothing_else_up(
 async def test_behind_a_request_that_must_wait_those_about_the_same_run_wait_and_no_other(desk: Desk) -> None:
     await desk.add("R1", "R2", state="paused")
     await desk.database.write(claim, "R1", "another process", desk.clock.now(), RUN_LEASE_S)
-    asked = [await desk.ask("R1", "resume"), await desk.ask("R1", "pause"), await desk.ask("R2", "resume")]
+    asked = [await desk.ask("R1", "resume"), await desk.ask("R1", "pause")]
+    desk.clock.advance(1)
+    asked.append(await desk.ask("R2", "resume"))
     async with desk.supervising():
         await desk.until_answered(asked[2])
         # "It was already paused" would be answered at once, were it not for the resume before it.
