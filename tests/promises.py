@@ -1344,6 +1344,7 @@ REPLAY = (
                 "a_diff_that_cannot_be_made_says_why_and_hides_nothing_else",
             ),
             *_held("cli/replaying", "a_fork_and_its_comparison_are_two_lines_to_type"),
+            *_held("mcp_server/acting", "a_run_is_forked_and_compared_from_a_chat"),
         ),
     ),
 )

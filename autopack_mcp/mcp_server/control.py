@@ -21,6 +21,7 @@ from autopack_mcp.mcp_server.tool import StrictTool, tool_of
 if TYPE_CHECKING:
     from autopack_mcp.control.caps import CapWish
     from autopack_mcp.control.control import Control
+    from autopack_mcp.control.forks import ForkWish
     from autopack_mcp.control.requests import RequestOutcome
     from autopack_mcp.control.starting import Started
     from autopack_mcp.runs.phase_wishes import PhaseWish
@@ -40,20 +41,22 @@ def known_action(said: Any) -> Any:
 
 
 Action = Annotated[
-    Literal["start", "pause", "resume", "retry", "skip", "edit", "raise_cap", "cancel", "give_up"],
+    Literal["start", "pause", "resume", "retry", "skip", "edit", "fork", "raise_cap", "cancel", "give_up"],
     BeforeValidator(known_action),
 ]
 # Which actions take an argument; all but start take run_id.
 TAKEN_BY: Mapping[str, frozenset[str]] = {
     "plan": frozenset({"start"}),
-    "rehearse": frozenset({"start"}),
+    "rehearse": frozenset({"start", "fork"}),
     "now": frozenset({"pause"}),
     "tokens": frozenset({"raise_cap"}),
     "cost_usd": frozenset({"raise_cap"}),
-    "phase_id": frozenset({"raise_cap", "retry", "skip", "edit"}),
+    "phase_id": frozenset({"raise_cap", "retry", "skip", "edit", "fork"}),
     "reason": frozenset({"skip"}),
-    "description": frozenset({"edit"}),
-    "verify": frozenset({"edit"}),
+    "description": frozenset({"edit", "fork"}),
+    "verify": frozenset({"edit", "fork"}),
+    "model": frozenset({"fork"}),
+    "note": frozenset({"fork"}),
 }
 
 
@@ -81,23 +84,26 @@ class ControlTools:
         *,
         context: Context[Any, Any],
         action: Action,
-        run_id: Annotated[str | None, Field(description="Default: the only unfinished run")] = None,
+        run_id: str | None = None,
         plan: Annotated[str | None, Field(description="start: a plan the server knows")] = None,
         now: Annotated[bool, Field(description="pause: interrupt the step")] = False,
-        rehearse: Annotated[bool, Field(description="start: buys no tokens")] = False,
+        rehearse: Annotated[bool, Field(description="start, fork: buys no tokens")] = False,
         tokens: Annotated[int | None, Field(description="raise_cap: new total")] = None,
         cost_usd: Annotated[float | None, Field(description="raise_cap")] = None,
-        phase_id: Annotated[str | None, Field(description="retry, skip, edit, raise_cap")] = None,
+        phase_id: Annotated[str | None, Field(description="retry, skip, edit, fork, raise_cap")] = None,
         reason: Annotated[str | None, Field(description="skip")] = None,
-        description: Annotated[str | None, Field(description="edit")] = None,
-        verify: Annotated[str | None, Field(description="edit")] = None,
+        description: Annotated[str | None, Field(description="edit, fork")] = None,
+        verify: Annotated[str | None, Field(description="edit, fork")] = None,
+        model: Annotated[str | None, Field(description="fork: builder")] = None,
+        note: Annotated[str | None, Field(description="fork")] = None,
     ) -> Answer:
         """Start a run of a plan; steer it or one phase. resume also retries a failed phase; retry drops its attempt;
-        cancel is final.
+        fork starts anew from a phase, as another run; cancel is final.
         """
         words = {"reason": reason, "description": description, "verify": verify}
         caps = {"tokens": tokens, "cost_usd": cost_usd, "phase_id": phase_id}
-        _check_fit(action, {"run_id": run_id, "plan": plan, "now": now, "rehearse": rehearse, **caps, **words})
+        of_fork = {"rehearse": rehearse, "model": model, "note": note}
+        _check_fit(action, {"run_id": run_id, "plan": plan, "now": now, **of_fork, **caps, **words})
         if action == "start":
             return await self._start(plan or "", context, is_rehearsal=rehearse)
         run, person = await meant_run(self._summaries, run_id), person_of(context)
@@ -105,6 +111,9 @@ class ControlTools:
             return _done(await self._control.raise_cap(run, _cap_wish(tokens, cost_usd, phase_id), person))
         if action == "retry" or action == "skip" or action == "edit":
             return _done(await self._control.about_phase(run, _phase_wish(action, phase_id, **words), person))
+        if action == "fork":
+            wish = _fork_wish(run, phase_id, description, verify, model, note, is_rehearsal=rehearse)
+            return _started(await self._control.fork(wish, "tool", person), action)
         return _done(await self._control.request(run, action, person, now=now))
 
     async def _start(self, plan: str, context: Context[Any, Any], *, is_rehearsal: bool) -> Answer:
@@ -129,6 +138,18 @@ def _phase_wish(
     return PhaseWish(action, phase_id, reason or "", PhaseEdit(description, verify))
 
 
+def _fork_wish(
+    run_id: str, phase_id: str | None, description: str | None, verify: str | None, model: str | None,
+    note: str | None, *, is_rehearsal: bool,
+) -> ForkWish:  # fmt: skip
+    from autopack_mcp.control.forks import ForkWish  # Late, as in asking.py.
+    from autopack_mcp.runs.plan_edits import PhaseEdit
+
+    if phase_id is None:
+        raise RequestRefused("fork needs a phase.", hint="Give its phase_id; a wrong one lists them.")
+    return ForkWish(run_id, phase_id, PhaseEdit(description, verify), model, note=note, is_rehearsal=is_rehearsal)
+
+
 def _done(done: RequestOutcome) -> Answer:
     return {
         "message": short(done.message, MESSAGE_BYTES),
@@ -139,13 +160,13 @@ def _done(done: RequestOutcome) -> Answer:
     }
 
 
-def _started(started: Started) -> Answer:
+def _started(started: Started, action: str = "start") -> Answer:
     def build(count: int) -> Answer:
         more = f"{len(started.warnings) - count} more warnings; autopack-mcp start prints them all."
         return {
             "message": short(started.message, MESSAGE_BYTES),
             "run_id": started.run_id,
-            "action": "start",
+            "action": action,
             "state": started.state,
             "is_pending": True,
             **known(

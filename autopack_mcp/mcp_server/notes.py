@@ -40,7 +40,7 @@ class NoteTools:
         *,
         context: Context[Any, Any],
         note: Annotated[str | None, Field(description="The person's words")] = None,
-        run_id: Annotated[str | None, Field(description="Default: the only unfinished run")] = None,
+        run_id: str | None = None,
         withdraw: Annotated[int | None, Field(description="note_id to take back, instead of note")] = None,
     ) -> Answer:
         """Tell a run something in the person's words; every later prompt contains it. The status says when it arrived.

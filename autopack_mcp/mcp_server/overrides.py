@@ -46,7 +46,7 @@ class OverrideTools:
         complexity: Annotated[str, Field(description="low, medium, high or *")],
         model: Annotated[str | None, Field(description="Needed unless undo")] = None,
         scope: Literal["run", "global"] = "run",
-        run_id: Annotated[str | None, Field(description="Default: the only unfinished run")] = None,
+        run_id: str | None = None,
         expires: Annotated[datetime | None, Field(description="UTC")] = None,
         undo: Annotated[bool, Field(description="Withdraw the like instead")] = False,
     ) -> Answer:

@@ -101,7 +101,7 @@ def tool_of(
 
 
 def small_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """A JSON schema without what says nothing to a model: titles, null as a type, defaults of null.
+    """A JSON schema without what says nothing to a model: titles, null as a type, defaults of null and false.
 
     The server still takes null for an argument that may be left out.
     """
@@ -111,7 +111,7 @@ def small_schema(schema: dict[str, Any]) -> dict[str, Any]:
         smaller = {**options[0], **smaller}
     elif options:
         smaller["anyOf"] = options
-    if smaller.get("default", ...) is None:
+    if "default" in smaller and (smaller["default"] is None or smaller["default"] is False):
         del smaller["default"]
     return smaller
 

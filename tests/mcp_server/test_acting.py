@@ -174,7 +174,7 @@ async def test_global_override_leaves_runs_in_progress_alone(chat: Chat) -> None
         ({"action": "kill"}, "'raise_cap', 'cancel' or 'give_up'."),
         ({}, "The argument 'action' is missing."),
         ({"action": "pause", "reason": "tired"}, "pause takes no reason."),
-        ({"action": "cancel", "phase_id": "a"}, "It belongs to edit, raise_cap, retry, skip."),
+        ({"action": "cancel", "phase_id": "a"}, "It belongs to edit, fork, raise_cap, retry, skip."),
         ({"action": "skip", "run_id": "r-9"}, "skip needs a phase."),
         ({"action": "skip", "run_id": "r-9", "phase_id": "a"}, "reason must not be empty."),
         ({"action": "skip", "run_id": "r-9", "phase_id": "a", "reason": "x" * 501}, "500 is the most."),
@@ -182,6 +182,11 @@ async def test_global_override_leaves_runs_in_progress_alone(chat: Chat) -> None
         ({"action": "edit", "run_id": "r-9", "phase_id": "a", "description": " "}, "description must not be empty."),
         ({"action": "edit", "run_id": "r-9", "phase_id": "a", "verify": "rm -rf ~"}, "cannot be set from a chat"),
         ({"action": "retry", "run_id": "r-9"}, "No run 'r-9'."),
+        ({"action": "fork", "run_id": "r-9"}, "fork needs a phase."),
+        ({"action": "fork", "run_id": "r-9", "phase_id": "a"}, "No run 'r-9'."),
+        ({"action": "fork", "run_id": "r-9", "phase_id": "a", "verify": "rm -rf ~"}, "cannot be set from a chat"),
+        ({"action": "fork", "run_id": "r-9", "phase_id": "a", "model": "none"}, "No model 'none' in the catalog."),
+        ({"action": "edit", "run_id": "r-9", "phase_id": "a", "model": "gpt"}, "edit takes no model."),
     ],
     ids=[
         "no plan", "unknown plan", "inline plan", "start with a run", "no run", "unknown run", "plan for another",
@@ -189,6 +194,7 @@ async def test_global_override_leaves_runs_in_progress_alone(chat: Chat) -> None
         "cap of 0", "cap below 0", "cap that is no number", "cap in words", "cap now", "unknown action", "no action",
         "reason for another", "phase for another", "skip nothing", "skip for no reason", "skip for a long reason",
         "edit nothing", "edit to nothing", "a command from a chat", "retry of an unknown run",
+        "fork from nowhere", "fork of an unknown run", "a command of a fork", "fork with no model", "model for another",
     ],
 )  # fmt: skip
 async def test_request_that_cannot_be_is_refused_with_what_can(
@@ -220,6 +226,22 @@ async def test_raising_a_cap_says_the_new_total_and_lets_a_stopped_run_go_on(cha
     assert "'raise_cap' is not possible while the run is 'succeeded'" in await chat.is_refused(
         "control_run", action="raise_cap", tokens=5, run_id=run_id
     )
+
+
+async def test_a_run_is_forked_and_compared_from_a_chat(chat: Chat) -> None:
+    run_id = await started(chat)
+    chat.house.gate.open()
+    await chat.house.stopped(run_id)
+    asked = {"phase_id": "b", "description": "Better.", "model": "claude-opus-5-5", "note": "Mind the tests."}
+    forked = await chat.asks("control_run", action="fork", **asked)
+    assert (forked["action"], forked["state"], forked["is_pending"]) == ("fork", "queued", True)
+    assert f"run {run_id} again from phase b, is queued (1 phases, rehearsal" in forked["message"]
+    await chat.house.stopped(forked["run_id"])
+    compared = await chat.asks("compare_runs", run_id=forked["run_id"])
+    assert compared["b"]["forked_from"] == f"{run_id}, phase b"
+    assert compared["models_differ"] == ["builder of b: gpt-6-luna in the first, claude-opus-5-5 in the second"]
+    status = await chat.asks("get_run_status", run_id=forked["run_id"])
+    assert (status["forked_from"], status["notes"][0]["text"]) == (f"{run_id}, phase b", "Mind the tests.")
 
 
 async def test_ended_run_says_that_nothing_can_be_asked(chat: Chat) -> None:

@@ -157,14 +157,14 @@ def call(tool: str, **arguments: Any) -> dict[str, Any]:
 async def test_token_makes_the_difference_between_reading_and_acting(served: Served, era: str) -> None:
     with anyio.fail_after(LIMIT_S):
         async with client_of(served, era) as client:
-            assert len((await client.list_tools()).tools) == 5
+            assert len((await client.list_tools()).tools) == 6
             assert "`autopack-mcp token` makes a token" in (client.instructions or "")
             refused = await client.call_tool("control_run", {"action": "cancel"})
             assert refused.is_error
             assert "Authorization: Bearer TOKEN" in refused.content[0].text  # type: ignore[union-attr]
             assert not (await client.call_tool("get_run_status", {})).is_error
         async with client_of(served, era, BEARER) as client:
-            assert len((await client.list_tools()).tools) == 9
+            assert len((await client.list_tools()).tools) == 10
             unknown = await client.call_tool("control_run", {"action": "pause", "run_id": "r-9"})
             assert "No run 'r-9'." in unknown.content[0].text  # type: ignore[union-attr]
 

@@ -60,7 +60,7 @@ async def test_both_eras_are_answered(environ: dict[str, str], era: str) -> None
     with anyio.fail_after(LIMIT_S):
         async with Client(stdio_client(parameters), mode=era) as client:
             assert client.protocol_version == ("2025-11-25" if era == "legacy" else "2026-07-28")
-            assert len((await client.list_tools()).tools) == 9
+            assert len((await client.list_tools()).tools) == 10
             result = await client.call_tool("get_run_status", {})
     assert result.structured_content["total"] == 0
 
@@ -69,7 +69,7 @@ async def test_read_only_lists_no_acting_tool(environ: dict[str, str]) -> None:
     parameters = StdioServerParameters(command=COMMAND[0], args=[*COMMAND[1:], "--read-only"], env=environ)
     with anyio.fail_after(LIMIT_S):
         async with Client(stdio_client(parameters)) as client:
-            assert len((await client.list_tools()).tools) == 5
+            assert len((await client.list_tools()).tools) == 6
 
 
 async def test_nothing_but_the_protocol_is_on_standard_output(environ: dict[str, str]) -> None:
