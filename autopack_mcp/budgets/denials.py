@@ -65,7 +65,5 @@ def _unpriced(model: str) -> str:
 
 def _does_not_fit(measure: Measure, wanted: int) -> str:
     unit = measure.unit
-    return (
-        f"{amount(unit, measure.used)} are used ({amount(unit, measure.in_flight)} of it by calls in flight) and this"
-        f" call may need {amount(unit, wanted)}."
-    )
+    in_flight = f" ({amount(unit, measure.in_flight)} of it by calls in flight)" if measure.in_flight else ""
+    return f"{amount(unit, measure.used)} are used{in_flight} and this call may need {amount(unit, wanted)}."

@@ -63,7 +63,9 @@ def print_run(run: RunSummary) -> None:
         click.echo(f"  Forked from {run.forked_from}")
     if run.needs_you is not None:
         click.echo(f"  Needs you: {run.needs_you.what}")
-        click.echo(f"  Say: {run.needs_you.say}")
+        click.echo(f"  Say in a chat: {run.needs_you.say}")
+        if run.needs_you.command:
+            click.echo(f"  Or type: {run.needs_you.command}")
     click.echo(f"  Tier {run.current_tier_index}/{run.total_tiers}, phase {run.current_phase_index}/{run.total_phases}"
                f": {run.current_phase_name}")  # fmt: skip
     cap = f" of {tokens_text(run.token_cap)}" if run.token_cap is not None else ""

@@ -57,7 +57,9 @@ def print_usage(usage: UsageSummary) -> None:
     if usage.runs_note:
         click.echo(usage.runs_note)
     if usage.caps:
-        print_table(("cap", "used", "level", "pace"), [_cap_row(cap) for cap in usage.caps])
+        # A column that says nothing of any cap would only push the others apart.
+        columns = 4 if any(cap.pace is not None and cap.pace.says for cap in usage.caps) else 3
+        print_table(("cap", "used", "level", "pace")[:columns], [_cap_row(cap)[:columns] for cap in usage.caps])
     if usage.pace_note:
         click.echo(usage.pace_note)
     if usage.burn is not None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from shlex import quote
 
 from sqlalchemy import Connection
 
 from autopack_mcp.budgets.measures import exact_amount
+from autopack_mcp.money import exact_dollars_text, usd
 from autopack_mcp.runs.records import PhaseRecord, RunRecord
 from autopack_mcp.runs.states import PHASE_ENDED
 from autopack_mcp.runs.stops import CapStop, rounded_up
@@ -32,11 +34,25 @@ class CapNeed:
     whole: int | None = None
 
     @property
+    def total(self) -> int:
+        """The total to ask for: for the whole run where that can be said, otherwise the least; to two figures."""
+        return rounded_up(self.stop.needed if self.whole is None else self.whole)
+
+    @property
     def say(self) -> str:
         """What to say in chat: "raise the cap of run r-1 to 90,000 tokens", or "… to at least 35,000 tokens"."""
-        if self.whole is None:
-            return f"raise {self.stop.whose} to at least {rounded_up(self.stop.unit, self.stop.needed)}"
-        return f"raise {self.stop.whose} to {rounded_up(self.stop.unit, self.whole)}"
+        least = "at least " if self.whole is None else ""
+        return f"raise {self.stop.whose} to {least}{exact_amount(self.stop.unit, self.total)}"
+
+    @property
+    def command(self) -> str:
+        """The same to type: "autopack-mcp raise-cap r-1 --tokens 90000"."""
+        if self.stop.unit == "tokens":
+            amount = f"--tokens {self.total}"
+        else:
+            amount = f"--usd {exact_dollars_text(usd(self.total)).removeprefix('$').replace(',', '')}"
+        phase = "" if self.stop.phase_id is None else f" --phase {quote(self.stop.phase_id)}"
+        return f"autopack-mcp raise-cap {quote(self.stop.run_id)} {amount}{phase}"
 
     @property
     def least(self) -> str:
@@ -45,12 +61,12 @@ class CapNeed:
 
     @property
     def outlook(self) -> str:
-        """What the rest may take, as a sentence behind others; "" where nothing is there to go by."""
+        """What the rest may take, as a sentence behind others; "" where there is nothing to go by."""
         if self.whole is None:
             return ""
         done = "the phase that is done" if self.done == 1 else f"the {self.done:,} phases that are done"
-        left = "1 phase" if self.left == 1 else f"{self.left:,} phases"
-        return f" By what {done} took, {left} to go, it may take about {rounded_up(self.stop.unit, self.whole)} in all."
+        left = "the phase that is left" if self.left == 1 else f"the {self.left:,} that are left"
+        return f" At what {done} took, {left} may bring it to about {exact_amount(self.stop.unit, self.total)} in all."
 
 
 def need_of(connection: Connection, run: RunRecord, stop: CapStop, phases: Sequence[PhaseRecord]) -> CapNeed:

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from autopack_mcp.budgets.counter_names import CounterName, read_counter_name
-from autopack_mcp.budgets.measures import Unit, exact_amount
+from autopack_mcp.budgets.measures import Unit
 from autopack_mcp.errors import Denial
 from autopack_mcp.runs.records import RunRecord
 
@@ -107,10 +107,10 @@ def order_stop(run: RunRecord) -> OrderStop | None:
     return OrderStop(facts["order_id"], facts.get("unit"), facts.get("wanted"))
 
 
-def rounded_up(unit: Unit, count: int) -> str:
+def rounded_up(count: int) -> int:
     """An amount for a person to say: up to two figures, so never less than it was."""
     step = 10 ** max(0, len(str(count)) - 2)
-    return exact_amount(unit, -(-count // step) * step)
+    return -(-count // step) * step
 
 
 def _counter(facts: Mapping[str, Any]) -> CounterName | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from shlex import quote
 
 from sqlalchemy import Connection
 
@@ -34,11 +35,13 @@ OVERRULE = "Resume to go on: the order that paused it does not stop it again; la
 class NeedsYou:
     """What waits for a person: ``what`` helps, in a sentence or two, and the phrase to ``say`` ("resume run r-…").
 
-    Why the run stands where it does is its ``why``, and not said here again.
+    Why the run stands where it does is its ``why``, and not said here again. ``command`` is the same to type at a
+    terminal, "" where only waiting helps.
     """
 
     what: str
     say: str
+    command: str = ""
 
 
 def waits_for_person(run: RunRecord, *, is_supervised: bool) -> bool:
@@ -67,30 +70,38 @@ def needs_you_now(
     """
     if not waits_for_person(run, is_supervised=is_supervised):
         return None
-    resume = f"resume run {run.run_id}"
     if run.state == "paused":
-        return _paused(connection, run, phases, now, settings, resume)
+        return _paused(connection, run, phases, now, settings)
     if run.state == "budget_paused":
-        return _stopped(connection, run, phases, now, settings, resume)
+        return _stopped(connection, run, phases, now, settings)
     if run.state == "needs_attention":
-        return _needs_attention(run, current_phase(phases), resume)
+        return _needs_attention(run, current_phase(phases))
     # Any request brings a supervisor up (contract 29), so the words for a chat are the same.
-    return NeedsYou("Nobody advances it: no supervisor is running.", resume)
+    return _resume(run, "Nobody advances it: no supervisor is running.")
 
 
-def _needs_attention(run: RunRecord, phase: PhaseRecord | None, resume: str) -> NeedsYou:
+def _resume(run: RunRecord, what: str) -> NeedsYou:
+    return NeedsYou(what, f"resume run {run.run_id}", f"autopack-mcp resume {quote(run.run_id)}")
+
+
+def _needs_attention(run: RunRecord, phase: PhaseRecord | None) -> NeedsYou:
     """First what costs least, then everything else that a person may say about the phase in question."""
     if phase is None:
-        return NeedsYou("It cannot go on by itself.", resume)
+        return _resume(run, "It cannot go on by itself.")
     name = f"phase {visible(phase.phase_id, ID_LIMIT)}"
-    if phase.state == "failed":
-        first, say = f"Retrying gives {name} a full set of attempts.", f"retry {name} of run {run.run_id}"
-    elif phase.state == "queued":
-        first, say = f"Resuming tries again to begin with {name}.", resume
-    else:
-        first, say = f"Resuming goes on with {name} where it stopped; retry drops its attempt.", resume
     others = f"skip {name} because …, edit {name}: …, another model for {name}, cancel run {run.run_id}"
-    return NeedsYou(f"It cannot go on by itself. {first} Or say: {others}.", say)
+    if phase.state == "failed":
+        command = f"autopack-mcp retry {quote(run.run_id)} {quote(visible(phase.phase_id, ID_LIMIT))}"
+        first = f"Retrying gives {name} a full set of attempts."
+        return NeedsYou(_attention(first, others), f"retry {name} of run {run.run_id}", command)
+    if phase.state == "queued":
+        return _resume(run, _attention(f"Resuming tries again to begin with {name}.", others))
+    first = f"Resuming goes on with {name} where it stopped; retry drops its attempt."
+    return _resume(run, _attention(first, others))
+
+
+def _attention(first: str, others: str) -> str:
+    return f"It cannot go on by itself. {first} Or say: {others}."
 
 
 # ── a cap ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -102,29 +113,29 @@ def _stopped(
     phases: Sequence[PhaseRecord],
     now: datetime,
     settings: Callable[[], Settings] | None,
-    resume: str,
 ) -> NeedsYou:
     own, shared = cap_stop(run), shared_cap_stop(run)
     if own is not None:
         return _raise(need_of(connection, run, own, phases))
     if shared is None:
-        return NeedsYou("Resuming helps when what stopped it has changed.", resume)
+        return _resume(run, "Resuming helps when what stopped it has changed.")
     if _has_room(connection, shared, now, usable(settings)):
-        return NeedsYou("There is room again below the cap that stopped it: it goes on where it paused.", resume)
-    return _wait(shared, resume)
+        return _resume(run, "There is room again below the cap that stopped it: it goes on where it paused.")
+    return _wait(run, shared)
 
 
 def _raise(need: CapNeed) -> NeedsYou:
     whose = "Its own cap" if need.stop.phase_id is None else "The cap of its phase"
-    return NeedsYou(f"{whose} must be at least {need.least}; then it goes on where it paused.{need.outlook}", need.say)
+    what = f"{whose} must be at least {need.least}; then it goes on where it paused.{need.outlook}"
+    return NeedsYou(what, need.say, need.command)
 
 
-def _wait(stop: SharedCapStop, resume: str) -> NeedsYou:
+def _wait(run: RunRecord, stop: SharedCapStop) -> NeedsYou:
     when = f"{stop.resets_at:%Y-%m-%d %H:%M} UTC"
     other = f", or choose models of another provider than {stop.counter.call.provider} for it"
     other = other if stop.counter.kind == "provider" else ""
     what = f"Resuming does not help before the cap resets at {when}: wait, raise the cap in models.yaml{other}."
-    return NeedsYou(what, f"{resume} after {when}")
+    return NeedsYou(what, f"resume run {run.run_id} after {when}")
 
 
 def _has_room(connection: Connection, stop: SharedCapStop, now: datetime, settings: Settings | None) -> bool:
@@ -157,19 +168,20 @@ def _paused(
     phases: Sequence[PhaseRecord],
     now: datetime,
     settings: Callable[[], Settings] | None,
-    resume: str,
 ) -> NeedsYou:
     stop = order_stop(run)
     if stop is None:
-        return NeedsYou("It is paused, and goes on when it is resumed.", resume)
+        return _resume(run, "It is paused, and goes on when it is resumed.")
     in_force = usable(settings)
     others = [] if in_force is None else list(_next_stops(connection, run, phases, now, in_force, stop))
     if not others:
-        return NeedsYou(OVERRULE, resume)
+        return _resume(run, OVERRULE)
     named = " and ".join(str(number) for number in others)
     orders, stops = ("order", "stops") if len(others) == 1 else ("orders", "stop")
     what = f"Resuming does not help: standing {orders} {named} {stops} it at its next call."
-    return NeedsYou(what, f"remove standing {orders} {named}, then {resume}")
+    removing = "".join(f"autopack-mcp order remove {number} && " for number in others)
+    then = _resume(run, "")
+    return NeedsYou(what, f"remove standing {orders} {named}, then {then.say}", f"{removing}{then.command}")
 
 
 def _next_stops(

@@ -180,7 +180,7 @@ def test_an_unknown_price_is_denied_by_a_dollar_cap_and_waits_for_nobody(book: B
     denial = book.denied(reservation(model="new-model", bound_nano=None), cap)
     assert (denial.unit, denial.is_due_to_calls_in_flight) == ("nano_usd", False)
     assert "the price of 'new-model' is unknown" in denial.why
-    assert denial.why.startswith("Openai's cap of the week is $1,000.0000")
+    assert denial.why.startswith("Openai's cap of the week is $1,000.00")
 
 
 def test_an_unknown_price_is_no_matter_where_only_tokens_are_capped(book: Book) -> None:

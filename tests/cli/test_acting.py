@@ -37,10 +37,13 @@ async def test_a_cap_is_raised_and_the_run_goes_on(house: House, tmp_path: Path)
     plan = a_plan(make_repository(tmp_path / "project"), token_cap=1_000)
     async with house.supervising():
         stopped = await house.stopped(await house.start(plan))
+        waits = (await typed("status", stopped.run_id)).output
         answer = await typed("raise-cap", stopped.run_id, "--tokens", "9000000", "--usd", "$1,000.50")
         run = await house.stopped(stopped.run_id)
 
     assert (stopped.state, answer.exit_code) == ("budget_paused", 0)
+    assert waits.count(stopped.why) == 1
+    assert f"  Or type: autopack-mcp raise-cap {run.run_id} --tokens " in waits
     assert (
         f"The cap of run {run.run_id} is now 9,000,000 tokens (before: 1,000 tokens); 0 tokens are used."
         in answer.output

@@ -239,7 +239,7 @@ def test_a_cap_that_is_enough_for_one_call_alone_says_what_the_rest_may_take(dat
     database.write_now(lambda connection: insert_phase(connection, 3))
     spent(database, 600)
     stopped(database, 500)
-    rest = " By what the phase that is done took, 1 phase to go, it may take about 1,700 tokens in all."
+    rest = " At what the phase that is done took, the phase that is left may bring it to about 1,700 tokens in all."
 
     assert said(database, tokens=1_100).endswith(f"The run goes on where it paused.{rest}")
 
@@ -276,7 +276,7 @@ def test_another_unit_of_the_same_cap_does_not_let_the_run_go_on(database: Datab
 
 @pytest.mark.parametrize(
     "why",
-    ["Openai's cap of the week is 1,000 tokens: 900 tokens are used (0 tokens of it by calls in flight) and…", ""],
+    ["Openai's cap of the week is 1,000 tokens: 900 tokens are used and…", ""],
 )
 def test_a_run_that_another_cap_has_stopped_stays_stopped_and_says_so(database: Database, why: str) -> None:
     a_run(database, token_cap=1_000)

@@ -57,7 +57,17 @@ WORDS_OF_OURS = {
     "unit",
     "sample",
 }
-NOT_SHOWN = {"label", "aliases", "categories", "complexities", "updated_at", "request_id", "current_phase_id", "client"}
+NOT_SHOWN = {
+    "label",
+    "aliases",
+    "categories",
+    "complexities",
+    "updated_at",
+    "request_id",
+    "current_phase_id",
+    "client",
+    "command",
+}
 ELSEWHERE = {"run_id", "commit", "window_label", "kind"}  # Shown in addresses, cut, or only where a phase is missing.
 IN_A_SENTENCE = {(OrderView, "action"), (OrderView, "provider"), (AlertView, "cap")}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -44,7 +45,14 @@ def supervised(database: Database) -> None:
 
 
 def needed(database: Database, under: Callable[[], Settings] | None = None, at: datetime = NOON) -> NeedsYou | None:
-    return database.read_now(run_summary, "R1", at, under).needs_you
+    found = database.read_now(run_summary, "R1", at, under).needs_you
+    return None if found is None else replace(found, command="")
+
+
+def typed(database: Database, under: Callable[[], Settings] | None = None) -> str:
+    found = database.read_now(run_summary, "R1", NOON, under).needs_you
+    assert found is not None
+    return found.command
 
 
 def a_run(database: Database, **facts: Any) -> None:
@@ -138,7 +146,7 @@ def test_what_is_left_of_a_run_is_estimated_by_what_its_phases_took(database: Da
     # 11,401 are used and 9,000 wanted; two phases took 11,001, so three more may take 16,502.
     assert needed(database) == NeedsYou(
         "Its own cap must be at least 20,401 tokens; then it goes on where it paused."
-        " By what the 2 phases that are done took, 3 phases to go, it may take about 37,000 tokens in all.",
+        " At what the 2 phases that are done took, the 3 that are left may bring it to about 37,000 tokens in all.",
         "raise the cap of run R1 to 37,000 tokens",
     )
 
@@ -166,6 +174,34 @@ def test_the_cap_of_a_phase_is_named_as_that(database: Database) -> None:
         "The cap of its phase must be at least 9 tokens; then it goes on where it paused.",
         "raise the cap of phase P1 of run R1 to at least 9 tokens",
     )
+
+
+@pytest.mark.parametrize(
+    ("stop", "command"),
+    [
+        ({"scope": "run/R1", "unit": "tokens", "needed": 34_620}, "autopack-mcp raise-cap R1 --tokens 35000"),
+        (
+            {"scope": "run/R1", "unit": "nano_usd", "needed": 1_230_000_000_000},
+            "autopack-mcp raise-cap R1 --usd 1300.00",
+        ),
+        (
+            {"scope": "phase/R1/a%2Fb", "unit": "tokens", "needed": 9},
+            "autopack-mcp raise-cap R1 --tokens 9 --phase a/b",
+        ),
+    ],
+    ids=["tokens", "dollars", "a phase"],
+)
+def test_what_to_type_at_a_terminal_is_the_same_wish(database: Database, stop: dict[str, Any], command: str) -> None:
+    a_run(database, state="budget_paused", stopped_by=stop)
+    assert typed(database) == command
+
+
+def test_where_only_waiting_helps_there_is_nothing_to_type(database: Database) -> None:
+    a_run(database)
+    spent(database, 900)
+    stopped(database, OPENAI_FULL, 200)
+    assert typed(database) == ""
+    assert typed(database, settings) == "autopack-mcp resume R1"
 
 
 # ── a cap that others share ──────────────────────────────────────────────────────────────────────────────────────────
@@ -272,6 +308,11 @@ def test_an_order_that_would_stop_it_again_is_to_be_removed_first(ordered: Datab
         "Resuming does not help: standing order 2 stops it at its next call.",
         "remove standing order 2, then resume run R1",
     )
+
+
+def test_such_an_order_is_removed_and_the_run_resumed_in_one_line(ordered: Database) -> None:
+    lay(ordered, 1_050)
+    assert typed(ordered, settings) == "autopack-mcp order remove 2 && autopack-mcp resume R1"
 
 
 def test_several_such_orders_are_named_together(ordered: Database) -> None:
