@@ -18,6 +18,7 @@ from autopack_mcp.runs.requests import add_request
 from autopack_mcp.runs.store import attempts_of_phase
 from tests.projects import a_phase, a_plan, git, make_repository
 from tests.runs.house import ANN, House, open_house
+from tests.span_truth import assert_spans_add_up
 
 pytestmark = pytest.mark.anyio
 
@@ -70,6 +71,7 @@ async def test_a_phase_skipped_in_mid_call_books_the_call_and_the_run_ends_witho
     assert "Phase a is skipped and counts as completed (b is enough)." in outcome.message
     assert money == ["cut"]
     assert house.autopack.database.read_now(open_money) == []
+    house.autopack.database.read_now(assert_spans_add_up, run_id)
     assert (run.state, run.percent_complete, run.why) == (
         "succeeded", 100.0, "all 2 phases are completed, 1 of them skipped",
     )  # fmt: skip
@@ -98,6 +100,25 @@ async def test_a_phase_skipped_in_mid_command_leaves_no_process_and_a_clean_work
     assert sorted(file.name for file in workspace.iterdir()) == [".autopack", ".git", "README.md", "check.sh"]
     assert git(workspace, "status", "--porcelain") == ""
     assert git(repository, "rev-parse", "main") == git(workspace, "rev-parse", "HEAD")
+
+
+async def test_a_phase_that_a_pause_waits_for_is_skipped_and_the_run_pauses_with_a_clean_workspace(
+    house: House, repository: Path, tmp_path: Path
+) -> None:
+    started = tmp_path / "started"
+    command = f"echo dirt > left-behind; echo $$ > {started}; sleep 3600"
+    async with house.supervising():
+        run_id = await house.start(a_plan(repository, [a_phase("a", verify=command), a_phase("b")]))
+        while not started.exists() or not started.read_text():  # noqa: ASYNC110  A fact of another process.
+            await asyncio.sleep(0.01)
+        pausing = await house.control.request(run_id, "pause", ANN)
+        await wished(house, run_id, PhaseWish("skip", "a", "it hangs"))
+        run = await house.stopped(run_id)
+
+    assert (pausing.state, run.state) == ("pausing", "paused")
+    assert [phase.state for phase in run.phases] == ["skipped", "queued"]
+    assert not (Path(run.workspace) / "left-behind").exists()
+    assert git(Path(run.workspace), "status", "--porcelain") == ""
 
 
 async def test_a_failed_phase_that_is_skipped_lets_the_run_go_on(house: House, repository: Path) -> None:
@@ -170,6 +191,7 @@ async def test_the_attempt_in_hand_of_a_paused_run_is_dropped_and_begins_anew_on
     states = [one.state for one in house.autopack.database.read_now(attempts_of_phase, run_id, "a")]
     assert states == ["interrupted", "kept"]
     assert house.autopack.database.read_now(booked) == ["cut", "ok", "ok"]
+    house.autopack.database.read_now(assert_spans_add_up, run_id)
 
 
 async def test_a_skipped_phase_that_is_tried_after_all_lowers_the_percentage_and_the_log_says_why(
