@@ -46,7 +46,7 @@ from tests.postgres import PostgresServer
 from tests.projects import a_phase, a_plan, git, make_repository
 from tests.runs.house import House, open_house, reopen_house
 from tests.runs.recording import PostgresRows, Recording, SqliteRows
-from tests.runs.watched import Operation, WatchedDatabase, name_of
+from tests.runs.watched import Operation, name_of, watching
 from tests.span_truth import assert_spans_add_up, steps_done
 
 pytestmark = [pytest.mark.anyio, PATIENT]
@@ -118,13 +118,12 @@ async def _live(lived: Lived, empty_database: Path | str, tools: Path) -> None:
     async with open_house(recording.folder, empty_database, clock=ManualClock(NOON)) as house:
         plan = a_plan(repository, [a_phase("a")], [a_phase("b")], verify=VERIFY)
         recording.run_id = await house.start_unattended(plan)
-        watched = WatchedDatabase(_url(house), before=lived.before, after=lived.after)
-        door = app.call_door(replace(house.autopack, database=watched), rehearsal_pause=lived.in_call)
-        # The patch goes round the whole life of the supervisor: no git of ours may still wait for an answer.
-        with pytest.MonkeyPatch.context() as patch, told_git(tools, patch, lived.around_git):
-            async with house.supervising(door=door, database=watched):
-                await until(lambda: _has_stopped(house, recording.run_id))
-        await watched.close()
+        async with watching(_url(house), before=lived.before, after=lived.after) as watched:
+            door = app.call_door(replace(house.autopack, database=watched), rehearsal_pause=lived.in_call)
+            # The patch goes round the whole life of the supervisor: no git of ours may still wait for an answer.
+            with pytest.MonkeyPatch.context() as patch, told_git(tools, patch, lived.around_git):
+                async with house.supervising(door=door, database=watched):
+                    await until(lambda: _has_stopped(house, recording.run_id))
         run = await house.run(recording.run_id)
         lived.undisturbed = house.autopack.database.read_now(booked_calls)
         recording.tree = git(repository, "rev-parse", f"{run.branch}^{{tree}}")
@@ -221,10 +220,8 @@ async def _recovered(lived: Lived, point: str) -> Recovery:
         stood, lost = database.read_now(database_lines), database.read_now(calls_in_flight)
         unused = database.read_now(_calls_whose_answer_was_lost)
         folders = folder_line(Path(before.workspace), lived.repository, before.branch)
-        watched = WatchedDatabase(_url(house), after=after)
-        async with house.supervising(database=watched):
+        async with watching(_url(house), after=after) as watched, house.supervising(database=watched):
             run = await house.stopped(recording.run_id)
-        await watched.close()
         found, ended = database.read_now(booked_calls), database.read_now(database_lines)
         database.read_now(assert_ledger_adds_up)
         database.read_now(assert_spans_add_up, recording.run_id)

@@ -27,15 +27,15 @@ from autopack_mcp.summary.run import RunSummary
 from benchmarks.billing import billing_upstream
 from tests.conftest import require_in_ci
 from tests.durability.picture import booked_calls
-from tests.durability.scene import enqueue, home_on
+from tests.durability.scene import LIMIT_S, PATIENT, enqueue, home_on
 from tests.factories import NOON
 from tests.ledger_truth import assert_ledger_adds_up
 from tests.postgres import PostgresServer, running_postgres, why_it_cannot_run
 from tests.projects import a_phase, a_plan, git, make_repository
 from tests.runs.house import ANN, House, open_house
-from tests.runs.watched import Moment, Operation, WatchedDatabase, name_of
+from tests.runs.watched import Moment, Operation, WatchedDatabase, name_of, watching
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, PATIENT]
 
 BUSY_S = 0.2  # How long a lock is waited for here.
 
@@ -75,10 +75,8 @@ def once_after(at: str, act: Callable[[], object]) -> Moment:
 @asynccontextmanager
 async def stepping_in(house: House, at: str, act: Callable[[], object]) -> AsyncIterator[None]:
     """A supervisor; ``act`` happens once, right after a write of this name."""
-    watched = WatchedDatabase(_url(house), after=once_after(at, act))
-    async with house.supervising(database=watched):
+    async with watching(_url(house), after=once_after(at, act)) as watched, house.supervising(database=watched):
         yield
-    await watched.close()
 
 
 def assert_succeeded(run: RunSummary, repository: Path) -> None:
@@ -262,7 +260,7 @@ def _let_the_leases_end(house: House) -> None:
 
 async def _until(is_so: Callable[[], bool]) -> None:
     """Return when something was logged: nothing else tells of it."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(LIMIT_S):
         while not is_so():  # noqa: ASYNC110
             await anyio.sleep(0.01)
 

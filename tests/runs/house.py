@@ -29,7 +29,7 @@ from autopack_mcp.sandbox import Sandbox, plain_sandbox
 from autopack_mcp.summary.run import RunSummary
 
 ANN = Person("ann", "a test")
-LIMIT_S = 20  # Everything in these tests takes well under a second or two, also on a busy machine.
+LIMIT_S = 50  # Everything in these tests takes well under a second or two; a machine can be busy with something else.
 
 
 class _Reached(asyncio.Event):

@@ -5,7 +5,8 @@ It changes nothing by itself; what happens at a moment is the test's business.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from autopack_mcp.database.engine import BUSY_TIMEOUT_S, Database
@@ -44,6 +45,16 @@ class WatchedDatabase(Database):
         result = await super().write(operation, *args, **kwargs)
         await self._after(operation, args)
         return result
+
+
+@asynccontextmanager
+async def watching(url: str, *, before: Moment = _nothing, after: Moment = _nothing) -> AsyncIterator[WatchedDatabase]:
+    """A watched database, closed at the end, however that comes."""
+    database = WatchedDatabase(url, before=before, after=after)
+    try:
+        yield database
+    finally:
+        await database.close()
 
 
 def name_of(operation: Operation, arguments: tuple[Any, ...]) -> str:
