@@ -1019,10 +1019,13 @@ BAD_INPUT = (
     Promise(
         "A run is advanced where its repository is: by its own machine, or for a URL by a worker.",
         ("docs/runs.md#Who advances it",),
-        _held(
-            "runs/queue",
-            "a_serve_takes_what_stands_on_its_machine_and_urls_while_no_worker_lives",
-            "a_worker_takes_what_every_machine_reaches",
+        (
+            *_held(
+                "runs/queue",
+                "a_serve_takes_what_stands_on_its_machine_and_urls_while_no_worker_lives",
+                "a_worker_takes_what_every_machine_reaches",
+            ),
+            *_held("runs/worker", "two_machines_on_one_database_do_not_take_each_others_runs"),
         ),
     ),
     Promise(

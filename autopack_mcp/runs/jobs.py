@@ -26,6 +26,8 @@ STALLED_S = 20.0  # Ten heartbeats and ten sweeps: a worker that is only slow mu
 SWEEP_S = 2.0  # How often the jobs of dead workers are looked for; their runs do not wait for it, their leases end.
 POLL_S = 2.0  # A notice that was missed, while the connection was lost, costs at most this.
 AGAIN_S = 1.0  # Between tries while the database server is away.
+# When the queue begins anew after its connection broke: the runs in hand go on, their leases say whose they are.
+LET_GO_S = 5.0
 CONNECTIONS_MOST = 4  # One for each of fetch, finish, heartbeat and offer; more runs need no more.
 
 Advance = Callable[[str], Awaitable[None]]
@@ -102,6 +104,7 @@ class JobQueue:
                         update_heartbeat_interval=HEARTBEAT_S,
                         stalled_worker_timeout=STALLED_S,
                         delete_jobs="always",
+                        shutdown_graceful_timeout=LET_GO_S,
                     )
                 except ConnectorException:
                     log.warning("the queue of jobs cannot be reached; trying again", exc_info=True)

@@ -97,13 +97,7 @@ class RemoteRepository:
         """
         mirror = await self._opened()
         await self._git.run("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", str(source), commit)
-        parent = await commit_of(self._git, f"{commit}^")
-        tip = await self._tip(mirror)
-        if tip == commit:
-            return
-        if tip is None or tip != parent:
-            raise self._moved(tip, parent)
-        await self._push(mirror, commit, tip)
+        await self._push(mirror, commit, await commit_of(self._git, f"{commit}^") or "")
 
     async def find_commit(self, trailers: Mapping[str, str]) -> str | None:
         """The newest commit of the run's branch behind the URL with exactly these values of these trailers."""
@@ -155,7 +149,7 @@ class RemoteRepository:
         with contextlib.suppress(Stale):
             await tried("push", lambda: self._git.ask(*words, timeout_s=CLONE_TIMEOUT_S, reaches_out=True))
             return
-        # The first try may have arrived although its answer did not.
+        # It may have arrived before, without its answer: in a try before this one, or before a crash.
         tip = await self._tip(mirror)
         if tip != commit:
             raise self._moved(tip, expected or commit)

@@ -18,11 +18,12 @@ from sqlalchemy import Connection, func, select, text
 from autopack_mcp import app
 from autopack_mcp.cli.main import main
 from autopack_mcp.database.tables import usage_events
+from autopack_mcp.runs.requests import Action, add_request, request_by_id
 from autopack_mcp.runs.store import run_by_id
 from autopack_mcp.runs.supervision import live_workers
 from tests.projects import a_phase, a_plan, git, make_repository
 from tests.runs.house import ANN, House, open_house
-from tests.runs.programs import ROOT, Running, running
+from tests.runs.programs import ROOT, SERVE, Running, running
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("engine", ["postgresql"])]
 
@@ -158,6 +159,38 @@ async def test_a_serve_leaves_urls_to_workers_and_a_worker_leaves_paths_to_serve
     assert (house.folder / "home") in Path(by_path.workspace).parents
     machines = [(await house.autopack.database.read(run_by_id, one.run_id)).machine for one in (by_url, by_path)]
     assert machines == [None, app.machine_name()]
+
+
+async def test_two_machines_on_one_database_do_not_take_each_others_runs(
+    house: House, tmp_path: Path, server: Path
+) -> None:
+    environ = {**house.autopack.environ, "AUTOPACK_HOME": str(tmp_path / "lap"), "AUTOPACK_MACHINE": "lap"}
+    database = house.autopack.database
+
+    async def asked_of_the_other(run_id: str, action: Action) -> None:
+        """What is asked is answered by whoever is alive, so the other machine has looked at the run."""
+        asked = await database.write(add_request, run_id, action, "ann", "a test", house.autopack.clock.now())
+
+        async def is_answered() -> bool:
+            return (await database.read(request_by_id, asked)).state == "done"
+
+        await house._until(is_answered)
+
+    with anyio.fail_after(LIMIT_S):
+        async with running(environ, *SERVE) as other:
+            await other.line()
+            run_id = await house.start_unattended(a_plan(tmp_path / "project"))
+            await asked_of_the_other(run_id, "pause")
+            await asked_of_the_other(run_id, "resume")
+            left = await house.run(run_id)
+            async with house.supervising():
+                run = await house.stopped(run_id)
+            assert await other.end(signal.SIGTERM) == 0
+
+    assert (left.state, left.current_phase_state) == ("running", "queued")
+    assert run.state == "succeeded", run.why
+    assert (tmp_path / "home") in Path(run.workspace).parents
+    assert not list((tmp_path / "lap").glob("workspaces/*"))
 
 
 def test_on_sqlite_there_is_no_worker_and_the_error_says_what_to_do(
