@@ -109,7 +109,7 @@ def order_stop(run: RunRecord) -> OrderStop | None:
 
 def rounded_up(count: int) -> int:
     """An amount for a person to say: up to two figures, so never less than it was."""
-    step = 10 ** max(0, len(str(count)) - 2)
+    step: int = 10 ** max(0, len(str(count)) - 2)
     return -(-count // step) * step
 
 
