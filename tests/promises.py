@@ -1352,6 +1352,36 @@ REPLAY = (
     ),
 )
 
+REHEARSAL = (
+    Promise(
+        "A rehearsal estimates the real run, and every figure says on what it rests; small samples are called small.",
+        ("docs/rehearsal.md#Where the figures come from",),
+        (
+            *_held(
+                "summary/estimate",
+                "without_answers_of_ones_own_prompts_are_weighed_and_answers_assumed",
+                "ones_own_answers_count_as_alike_as_there_are_enough_of",
+                "a_model_without_a_price_is_unpriced_and_not_free",
+            ),
+            *_held("cli/rehearsing", "a_rehearsal_ends_with_an_estimate"),
+        ),
+    ),
+    Promise(
+        "An estimate names the caps in the way and the phase in which each would stop the run.",
+        ("docs/rehearsal.md#The caps in the way",),
+        _held(
+            "summary/estimate",
+            "a_cap_is_in_the_way_where_the_promise_of_a_call_does_not_fit",
+            "the_caps_of_the_plan_are_measured_from_nothing",
+        ),
+    ),
+    Promise(
+        "A plan that does not get through its rehearsal has no estimate, and the verb fails with the reason.",
+        ("docs/rehearsal.md#Rehearsal: what a plan would cost",),
+        _held("cli/rehearsing", "a_plan_that_does_not_get_through_its_rehearsal_has_no_estimate"),
+    ),
+)
+
 BUILDERS = (
     Promise(
         "A builder that edits files in the workspace itself is held to the same rules; git says what it changed.",
@@ -1509,6 +1539,7 @@ PROMISES = (
     *LEDGER,
     *RUNS,
     *REPLAY,
+    *REHEARSAL,
     *BUILDERS,
     *TRACES,
     *PROCESSES,

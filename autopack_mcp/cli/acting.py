@@ -38,11 +38,12 @@ class _Repository(click.ParamType):  # type: ignore[type-arg]  # Generic only fo
 
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+REPOSITORY = _Repository()
 
 
 @click.command()
 @click.argument("plan", type=FILE)
-@click.option("--repository", type=_Repository(), help="Build in this folder or URL instead of the plan's own.")
+@click.option("--repository", type=REPOSITORY, help="Build in this folder or URL instead of the plan's own.")
 @click.option("--verify", help="Use this command to verify each phase instead of the plan's own.")
 @click.option("--rehearse", is_flag=True, help="Scripted replies: no model is called, no tokens are bought.")
 @click.option("--wait", is_flag=True, help="Watch until the run stops; exit with 0 only when it has succeeded.")

@@ -41,6 +41,7 @@ _VERBS: Mapping[str, str] = {
     "override": "acting",
     "fork": "replaying",
     "compare": "replaying",
+    "rehearse": "rehearsing",
     "order": "orders",
     "orders": "orders",
     "usage": "usage",

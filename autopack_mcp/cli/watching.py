@@ -25,10 +25,11 @@ def watch(autopack: Autopack, run_id: str) -> RunSummary:
     """Show a run until nobody advances it any more; returns it as it stands then."""
     if sys.stdout.isatty():
         return _with_bar(autopack, run_id)
-    return _followed(autopack, run_id, _line_printer())
+    return followed(autopack, run_id, _line_printer())
 
 
-def _followed(autopack: Autopack, run_id: str, show: Callable[[RunSummary], None]) -> RunSummary:
+def followed(autopack: Autopack, run_id: str, show: Callable[[RunSummary], None]) -> RunSummary:
+    """Show a run after each commit until nobody advances it any more; returns it as it stands then."""
     changes = ChangeWatch(autopack.database)
     try:
         while True:
@@ -86,4 +87,4 @@ def _with_bar(autopack: Autopack, run_id: str) -> RunSummary:
             words = f"{escape(doing(run))}  [dim]{tokens_text(run.tokens_used)} tokens, {usd_text(run.cost_usd)}[/dim]"
             bar.update(task, completed=run.percent_complete, description=words)
 
-        return _followed(autopack, run_id, show)
+        return followed(autopack, run_id, show)
