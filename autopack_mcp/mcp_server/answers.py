@@ -79,7 +79,8 @@ def short(text: str, room: int, *, multiline: bool = False) -> str:
         used += 2 if character in '"\\\n\t' else len(character.encode())
         if used > room - CUT_BYTES:
             break
-    return visible(shown, kept + 1, multiline=multiline)
+    # One character longer, so that it is cut as well where only its last one is too much.
+    return visible(f"{shown}…", kept + 1, multiline=multiline)
 
 
 def known(**fields: Plain) -> Answer:

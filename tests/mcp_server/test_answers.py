@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from autopack_mcp.mcp_server.answers import (
@@ -51,6 +51,7 @@ def test_as_many_lines_as_fit(most: int) -> None:
 
 
 @given(text=st.text(), room=st.integers(3, 60))
+@example(text="0\x1f\x1f\U000101fe\U0002673c", room=25)  # Only its last character is too much.
 def test_short_text_takes_no_more_than_its_room(text: str, room: int) -> None:
     assert json_bytes(short(text, room)) - 2 <= room
     assert json_bytes(short(text, room, multiline=True)) - 2 <= room
