@@ -1,7 +1,7 @@
 """Whose turn it is: which runs somebody may take up, in which order, and why the others wait.
 
-It owns the order and its limits and claims nothing; ``store.claim`` does, one run at a time. The supervisor asks it
-before it claims, a worker before it makes jobs, and the summaries say with its words why a run waits.
+It owns the order, its limits and whose a run is, and claims nothing; ``store.claim`` does, one run at a time. The
+supervisor asks it before it claims or offers, and the summaries say with its words why a run waits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, not_, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, not_, or_, select, update
 
 from autopack_mcp.config.settings import RunSettings
 from autopack_mcp.database.tables import runs
@@ -72,6 +72,15 @@ def runs_in_hand(connection: Connection, reach: Reach, at: datetime) -> tuple[Ru
     columns = [runs.c[name] for name in _FIELDS]
     held = select(*columns).where(_within(connection, reach, at), runs.c.state.in_(RUN_ACTIVE), not_(is_free(at)))
     return tuple(RunRecord(**row) for row in connection.execute(held).mappings())
+
+
+def adopt_runs(connection: Connection, machine: str) -> None:
+    """Make the unfinished runs of every machine this one's: for a database that only one machine can have.
+
+    A laptop changes its host name with the network, and its runs must not wait for a machine that is no more.
+    """
+    others = and_(runs.c.machine.is_not(None), runs.c.machine != machine, runs.c.state.not_in(RUN_ENDED))
+    connection.execute(update(runs).where(others).values(machine=machine))
 
 
 def turns(line: Line, in_hand: Sequence[RunRecord], limits: RunSettings) -> tuple[Turn, ...]:

@@ -30,7 +30,7 @@ from autopack_mcp.plans.repository_url import is_url
 from autopack_mcp.runs.driver import RunDriver
 from autopack_mcp.runs.firings import heed_unattended
 from autopack_mcp.runs.obeying import obey
-from autopack_mcp.runs.queue import STOPPING, Reach, line_at, runs_in_hand, turns
+from autopack_mcp.runs.queue import STOPPING, Reach, adopt_runs, line_at, runs_in_hand, turns
 from autopack_mcp.runs.records import RunRecord
 from autopack_mcp.runs.requests import RequestRecord, answer_request, pending_requests
 from autopack_mcp.runs.states import RUN_ACTIVE
@@ -124,6 +124,8 @@ class Supervisor:
         """
         with nullcontext() if self._lock_file is None else locked(self._lock_file):
             self._identity = await self._taken_over()
+            if self._database.is_sqlite:
+                await self._database.write(adopt_runs, self._identity.machine)
             on_ready(self._identity)
             try:
                 await self._supervise()

@@ -458,3 +458,15 @@ async def test_a_request_that_another_process_answered_meanwhile_is_not_obeyed_a
         await desk.boss._obey(seen)
 
         assert (await desk.run("R1")).state == "running"
+
+
+@anyio_test
+async def test_a_machine_that_changed_its_name_keeps_its_runs_where_no_other_can_have_them(
+    desk: Desk, engine: str
+) -> None:
+    await desk.add("R1", machine="desk.example")
+    await desk.add("R2", machine="desk", created_at=at(1))
+    async with desk.supervising():
+        await desk.until_in_hand(*(("R1", "R2") if engine == "sqlite" else ("R2",)))
+
+    assert (await desk.run("R1")).machine == ("desk" if engine == "sqlite" else "desk.example")
