@@ -104,7 +104,8 @@ async def stepping_in(
         if name == moment and waiting:
             await waiting.pop()()
 
-    database = WatchedDatabase(url_of(house), **{"before_read" if at_read else "before": look})
+    watch: dict[str, Any] = {"before_read" if at_read else "before": look}
+    database = WatchedDatabase(url_of(house), **watch)
     try:
         async with house.supervising(database=database):
             yield
