@@ -719,13 +719,13 @@ PROCESSES = (
         _held("durability/zombie", "a_supervisor_that_was_stopped_for_longer_than_its_lease_only_closes_its_ledger"),
     ),
     Promise(
-        "However many chats and servers share a database, one supervises, the others say so, and nothing is done twice.",
+        "However many chats and servers share a database, one supervises, the others say so, nothing is done twice.",
         ("docs/durability.md#Several processes on one database",),
         _held("durability/competitors", "two_chats_and_two_servers_on_one_database_do_nothing_twice"),
     ),
     Promise(
-        "A moved or rewritten repository, a full disk, a busy or lost database, a provider that hangs: the run goes on by"
-        " itself, or waits and says for what, and then goes on.",
+        "A moved or rewritten repository, a full disk, a busy or lost database, a provider that hangs: the run goes on"
+        " by itself, or waits and says for what, and then goes on.",
         ("docs/durability.md#What happens around a run",),
         _held(
             "durability/surroundings",
@@ -1445,7 +1445,7 @@ TRACES = (
         ),
     ),
     Promise(
-        "Every phase, attempt, call, verification and git step is one span of its run's trace, none lost, none doubled.",
+        "Every phase, attempt, call, verification, git step is one span of its run's trace, none lost, none doubled.",
         ("docs/traces.md#Spans",),
         (
             *_held(
@@ -1495,7 +1495,7 @@ TRACES = (
         ),
     ),
     Promise(
-        "A collector that the standard variables name gets every span over OTLP; a dead one loses nothing and is said once.",
+        "A collector that the standard variables name gets every span over OTLP; a dead one loses none, is said once.",
         ("docs/traces.md#Spans",),
         (
             *_held(
