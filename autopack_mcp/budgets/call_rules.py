@@ -6,7 +6,7 @@ that was raised or an order that was laid down a moment ago holds for the very n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -21,6 +21,7 @@ from autopack_mcp.budgets.caps import (
     day_number,
     start_of_day,
 )
+from autopack_mcp.budgets.counters import ScopeUse
 from autopack_mcp.budgets.run_facts import run_facts
 from autopack_mcp.budgets.standing_orders import OrderCap, order_caps, orders_about
 from autopack_mcp.config.settings import Settings
@@ -34,6 +35,21 @@ class CallRules:
     stops: tuple[OrderCap, ...] = ()
     tells: tuple[OrderCap, ...] = ()
     alert_levels_percent: tuple[int, ...] = ()
+
+    def are_far(self, uses: Mapping[str, ScopeUse]) -> bool:
+        """Whether no cap is used so far that there is anything to say of it: no alert level, and no breach.
+
+        Most bookings end here, so it is one comparison for each unit of a cap.
+        """
+        first_percent = min((*self.alert_levels_percent, 100))
+        for cap in self.caps:
+            use = uses[cap.scope]
+            tokens, nano = cap.allowance_tokens, cap.allowance_nano
+            if tokens is not None and (use.settled_tokens + use.reserved_tokens) * 100 >= tokens * first_percent:
+                return False
+            if nano is not None and (use.settled_nano + use.reserved_nano) * 100 >= nano * first_percent:
+                return False
+        return True
 
 
 RulesOf = Callable[[Connection, CallScope, datetime], CallRules]

@@ -107,7 +107,9 @@ class KeptCounters:
     def uses(self, connection: Connection, names: Collection[str]) -> dict[str, ScopeUse]:
         """Those of these that exist, read from the table only the first time."""
         known = self._kept
-        if not known.keys() >= set(names):
+        try:
+            return {name: use for name in names if (use := known[name]) is not None}
+        except KeyError:
             wanted = self._foreseen.union(names) - known.keys()
             self._foreseen.clear()
             known.update(dict.fromkeys(wanted))

@@ -406,14 +406,15 @@ def _measure(
     """What a booking brought to light: caps it has passed (``excess`` was never promised), levels it has reached."""
     scope, at = _scope_of_event(event), event.occurred_at
     rules = rules_of(connection, scope, at)
-    caps = rules.caps
-    measured = [*caps, *(tell.cap for tell in rules.tells)]
+    caps, tells = rules.caps, rules.tells
+    measured = (*caps, *(tell.cap for tell in tells)) if tells else caps
     if missing := [cap for cap in measured if cap.scope not in uses]:
         uses = {**uses, **counted_uses(connection, scope, missing, at)}
-    if excess.tokens > 0 or excess.nano_usd > 0:
-        record_breaches(connection, caps, uses, excess, event.call_id, now)
-    raise_alerts(connection, caps, uses, rules.alert_levels_percent, event.call_id, now)
-    fire_tells(connection, rules.tells, uses, event.call_id, event.run_id, now)
+    if not rules.are_far(uses):
+        if excess.tokens > 0 or excess.nano_usd > 0:
+            record_breaches(connection, caps, uses, excess, event.call_id, now)
+        raise_alerts(connection, caps, uses, rules.alert_levels_percent, event.call_id, now)
+    fire_tells(connection, tells, uses, event.call_id, event.run_id, now)
 
 
 def _found_reservation(connection: Connection, call_id: str) -> ReservationRow | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, String, bindparam, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, insert, or_, select, update
 
 from autopack_mcp.budgets.caps import (
     CallScope,
@@ -105,13 +105,10 @@ class LaidDown:
 
 _ORDER_FIELDS = tuple(StandingOrder.__dataclass_fields__)
 # Without an order by id they would come as the engine likes; the oldest is named first when several say no.
-_ABOUT = BareStatement(
+_IN_FORCE = BareStatement(
     lambda _: (
         select(*(standing_orders.c[name] for name in _ORDER_FIELDS))
-        .where(
-            standing_orders.c.withdrawn_at.is_(None),
-            or_(standing_orders.c.run_id.is_(None), standing_orders.c.run_id == bindparam("about_run", type_=String)),
-        )
+        .where(standing_orders.c.withdrawn_at.is_(None))
         .order_by(standing_orders.c.order_id)
     )
 )
@@ -173,9 +170,12 @@ def orders_in_force(connection: Connection, run_id: str | None = None) -> tuple[
 def orders_about(connection: Connection, run_id: str | None) -> tuple[StandingOrder, ...]:
     """Every order in force that may concern a call of this run, or a call of no run; the ledger asks for each call."""
     batch = batch_of(connection)
-    if batch is not None:
-        return batch.keeper(_KeptOrders).about(connection, run_id)
-    return tuple(_from_driver(row) for row in _ABOUT.rows(connection, {"about_run": run_id}))
+    orders = _all_in_force(connection) if batch is None else batch.keeper(_KeptOrders).read(connection)
+    return tuple(order for order in orders if order.run_id in (None, run_id))
+
+
+def _all_in_force(connection: Connection) -> tuple[StandingOrder, ...]:
+    return tuple(_from_driver(row) for row in _IN_FORCE.rows(connection, {}))
 
 
 class _KeptOrders:
@@ -184,11 +184,11 @@ class _KeptOrders:
     def __init__(self) -> None:
         self._orders: tuple[StandingOrder, ...] | None = None
 
-    def about(self, connection: Connection, run_id: str | None) -> tuple[StandingOrder, ...]:
-        """See ``orders_about``."""
+    def read(self, connection: Connection) -> tuple[StandingOrder, ...]:
+        """All of them."""
         if self._orders is None:
-            self._orders = orders_in_force(connection)
-        return tuple(order for order in self._orders if order.run_id in (None, run_id))
+            self._orders = _all_in_force(connection)
+        return self._orders
 
     def flush(self, connection: Connection) -> None:
         """Forget them."""

@@ -39,10 +39,11 @@ class Batch:
 
     def keeper(self, kind: type[K]) -> K:
         """The only one of its kind in this transaction."""
-        found = self._keepers.get(kind)
-        if found is None:
-            found = self._keepers[kind] = kind()
-        return found  # type: ignore[return-value]  # it was made by this very kind
+        try:
+            return self._keepers[kind]  # type: ignore[return-value]  # it was made by this very kind
+        except KeyError:
+            made = self._keepers[kind] = kind()
+            return made
 
     def flush(self) -> None:
         """Write everything that was kept."""
@@ -72,7 +73,7 @@ def takes_part(foresee: Foresight) -> Callable[[F], F]:
     def marked(operation: F) -> F:
         @wraps(operation)
         def in_batch(connection: Connection, *args: Any, **kwargs: Any) -> Any:
-            if batch_of(connection) is not None:
+            if connection in _open:
                 return operation(connection, *args, **kwargs)
             with batch_on(connection) as batch:
                 foresee(batch, *args, **kwargs)
@@ -112,9 +113,10 @@ def batch_of(connection: Connection) -> Batch | None:
 
 def kept(connection: Connection, kind: type[K]) -> K:
     """The keeper of a kind in the batch of this connection; only for what an operation that takes part calls."""
-    batch = batch_of(connection)
-    assert batch is not None, "whoever moves kept rows is marked by takes_part"
-    return batch.keeper(kind)
+    try:
+        return _open[connection].keeper(kind)
+    except KeyError:
+        raise AssertionError("whoever moves kept rows is marked by takes_part") from None
 
 
 def flush_batch(connection: Connection) -> None:
