@@ -34,7 +34,7 @@ def test_a_summary_becomes_json() -> None:
         "list": (PhaseCounts(2, 1),), "set": frozenset({"a"}),
     }  # fmt: skip
     assert json.loads(json.dumps(plain(value))) == {
-        "needs": {"what": "what", "say": "say"},
+        "needs": {"what": "what", "say": "say", "command": ""},
         "at": "2026-11-18T12:00:00Z",
         "cost": 0.42,
         "none": None,
