@@ -17,8 +17,8 @@ from typing import Literal
 from autopack_mcp.errors import UnusableReply
 from autopack_mcp.replies.edits import by_path, parse_edits, source_of
 from autopack_mcp.replies.path_rules import check_path
-from autopack_mcp.runs.git import run_git
-from autopack_mcp.runs.lanes import new_text
+from autopack_mcp.workspace.git import run_git
+from autopack_mcp.workspace.lanes import new_text
 from benchmarks.machine import machine
 from tests.corrupted_diffs import KINDS, SpoiltDiff, spoilt
 

@@ -596,7 +596,7 @@ RUNS = (
             ),
             *_held("runs/supervisor", "a_plan_becomes_one_commit_a_phase_and_the_checkout_stays_untouched"),
             *_held(
-                "runs/workspace",
+                "workspace/clone",
                 "nothing_of_the_persons_is_touched_by_a_whole_run",
                 "the_clone_outlives_a_prune_of_the_repository_after_the_base_was_force_pushed_away",
                 "a_commit_of_the_person_on_our_branch_is_not_overwritten",
@@ -609,7 +609,7 @@ RUNS = (
         " given.",
         ("docs/plans.md#The plan", "docs/plans.md#Autopack's run requests"),
         (
-            *_held("runs/workspace", "what_set_up_makes_stays_and_enters_no_commit"),
+            *_held("workspace/clone", "what_set_up_makes_stays_and_enters_no_commit"),
             *_held("plans/run_request", "a_request_must_be_given_a_repository_and_a_command"),
             *_held("plans/plan_file", "a_plan_without_a_command_must_say_so"),
         ),
@@ -875,7 +875,7 @@ BAD_INPUT = (
         ("docs/workspace.md#A foreign diff",),
         (
             *_held(
-                "runs/lanes",
+                "workspace/lanes",
                 "a_spoilt_diff_makes_exactly_what_was_meant_or_nothing",
                 "a_hostile_or_doubtful_diff_writes_nothing",
                 "what_git_would_not_take_is_not_taken",
@@ -913,7 +913,7 @@ BAD_INPUT = (
                 "a_plan_that_allows_it_takes_the_likely_place_and_says_so_to_the_auditor_and_to_the_person",
             ),
             *_held("runs/repair", "what_a_phase_says_of_likely_places_outranks_its_plan"),
-            *_held("runs/lanes", "only_a_plan_that_says_so_gets_a_likely_place"),
+            *_held("workspace/lanes", "only_a_plan_that_says_so_gets_a_likely_place"),
         ),
     ),
     Promise(
@@ -927,7 +927,7 @@ BAD_INPUT = (
         (
             *_held("e2e/faults", "a_builder_that_writes_where_it_may_not_is_refused_each_time_and_told_why"),
             *_held("runs/supervisor", "a_change_outside_the_allowed_paths_is_refused_and_nothing_is_written"),
-            *_held("runs/workspace", "a_path_that_is_not_the_builders_is_refused_and_nothing_is_written"),
+            *_held("workspace/clone", "a_path_that_is_not_the_builders_is_refused_and_nothing_is_written"),
         ),
     ),
     Promise(
@@ -964,11 +964,11 @@ BAD_INPUT = (
         (
             *_held("keeper", "a_command_that_passes_a_limit_is_ended_and_the_limit_named"),
             *_held(
-                "runs/verify",
+                "workspace/verify",
                 "how_a_command_ended_is_said_in_words_with_the_limit_and_its_key",
                 "a_limit_of_the_plan_reaches_its_commands_and_the_runs_reason",
             ),
-            *_held("runs/workspace", "a_set_up_that_passes_a_limit_says_which"),
+            *_held("workspace/clone", "a_set_up_that_passes_a_limit_says_which"),
         ),
     ),
     Promise(
@@ -1033,7 +1033,7 @@ BAD_INPUT = (
         ("docs/workspace.md#What appears in your repository", "docs/plans.md#The plan"),
         (
             *_held(
-                "runs/remote",
+                "workspace/remote",
                 "another_machine_goes_on_from_what_was_pushed",
                 "publishing_again_after_a_crash_changes_nothing",
                 "a_branch_that_somebody_moved_is_left_as_it_is_and_says_so",

@@ -30,7 +30,7 @@ from autopack_mcp.runs.forks import Origin, insert_fork
 from autopack_mcp.runs.launch import SupervisorLauncher
 from autopack_mcp.runs.states import RunState
 from autopack_mcp.runs.store import NewRun, insert_run
-from autopack_mcp.runs.workspace import pin_base
+from autopack_mcp.workspace.clone import pin_base
 
 RULES_LIMIT = 32_000  # Characters of .autopack/rules.md: they enter every prompt.
 

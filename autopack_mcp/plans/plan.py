@@ -60,7 +60,7 @@ class PhaseSpec:
 class PlanLimits:
     """What each command of a plan may use, with all it starts; a megabyte is 1,000,000 bytes.
 
-    ``cpu_s`` and ``memory_mb`` are None where the machine and the deadline say it; see ``runs.verify.limits_in_force``.
+    ``cpu_s`` and ``memory_mb`` are None where the machine and the deadline say it (``workspace.verify``).
     """
 
     cpu_s: int | None = None

@@ -1,7 +1,7 @@
 """Which paths a builder may name: the rules for hostile ones, and what allowed path patterns mean.
 
-It owns words and patterns only and looks at no disk; ``runs.files`` reaches what they name. The workspace, patches in
-memory and rehearsals ask it before anything is written, and every refusal is worded for the model.
+It owns words and patterns only and looks at no disk; ``workspace.files`` reaches what they name. The workspace, patches
+in memory and rehearsals ask it before anything is written, and every refusal is worded for the model.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""How a run lives: its records and states, the workspace it works in, and the supervisor that moves it."""
+"""How a run lives: its records and states, the steps of its phases, and the supervisor that moves it."""

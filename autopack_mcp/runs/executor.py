@@ -53,10 +53,10 @@ from autopack_mcp.runs.records import AttemptRecord, PhaseRecord, RunRecord
 from autopack_mcp.runs.run_spans import Step, step_id
 from autopack_mcp.runs.sessions import SessionBooks, make_room, taken_change
 from autopack_mcp.runs.store import check_lease
-from autopack_mcp.runs.verify import VerifyResult, verify
-from autopack_mcp.runs.workspace import Workspace
 from autopack_mcp.sandbox import Sandbox
 from autopack_mcp.traces.spans import TRACEPARENT_VARIABLE, attempt_span_id, run_span_id, trace_id_of, traceparent
+from autopack_mcp.workspace.clone import Workspace
+from autopack_mcp.workspace.verify import VerifyResult, verify
 
 CONTEXT_LIMIT_BYTES = 200_000  # Of files shown to a builder: about 50,000 tokens, well within every window we know.
 REASON_OUTPUT_CHARS = 4_000  # Of a red verification's output that the next attempt's prompt repeats: its end.

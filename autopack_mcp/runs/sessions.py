@@ -21,13 +21,13 @@ from autopack_mcp.errors import Denial, ProviderError, QuotaExhausted, StandingO
 from autopack_mcp.replies.edited import FILE_LIMIT_BYTES
 from autopack_mcp.replies.edits import FILES_LIMIT, DeleteFile, WholeFile, parse_edits, render_edits
 from autopack_mcp.replies.path_rules import check_allowed, check_path
-from autopack_mcp.runs.files import read_file
-from autopack_mcp.runs.git import Git
-from autopack_mcp.runs.workspace import Workspace
 from autopack_mcp.text_safety import visible
 from autopack_mcp.tries import ERROR_SHOWN_CHARS
 from autopack_mcp.usage.event import Purpose, Status, TokenCounts, UsageEvent, UsageSource
 from autopack_mcp.usage.prices import PriceBook
+from autopack_mcp.workspace.clone import Workspace
+from autopack_mcp.workspace.files import read_file
+from autopack_mcp.workspace.git import Git
 
 _MARK = "autopack-session"  # A file in .git that says whose half-done work the checkout holds.
 _INDEX = "autopack-session-index"  # Git looks at the session's work with an index of its own.

@@ -15,13 +15,13 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from autopack_mcp.errors import RequestRefused, WorkspaceError
-from autopack_mcp.runs.differences import diff_between
 from autopack_mcp.runs.overview import PhaseVerdict, phase_verdicts
 from autopack_mcp.runs.records import RunRecord
 from autopack_mcp.runs.states import PhaseState, RunState
 from autopack_mcp.runs.store import run_by_id
 from autopack_mcp.summary.run import PhaseView, RunSummary, run_summary
 from autopack_mcp.text_safety import visible
+from autopack_mcp.workspace.differences import diff_between
 
 DIFF_LIMIT = 60_000  # Characters of a diff: about a thousand lines; git shows the rest.
 WORDS_LIMIT = 300  # Characters of what an auditor said.

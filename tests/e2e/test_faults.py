@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from autopack_mcp.processes import OUTPUT_CAP_BYTES
-from autopack_mcp.runs.verify import SHOWN_LIMIT
 from autopack_mcp.summary.run import RunSummary
+from autopack_mcp.workspace.verify import SHOWN_LIMIT
 from tests.e2e.scene import (
     OUTPUT_LIMIT,
     QUICK,

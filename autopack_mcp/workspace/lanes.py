@@ -17,8 +17,8 @@ from autopack_mcp.replies.diffs import FileDiff
 from autopack_mcp.replies.edited import AppliedHow, edited_text, fuzzily_edited_text, how_applied
 from autopack_mcp.replies.edits import Edit
 from autopack_mcp.replies.hunks import placed, rendered
-from autopack_mcp.runs.git import Git
 from autopack_mcp.text_safety import visible
+from autopack_mcp.workspace.git import Git
 
 LANES: tuple[AppliedHow, ...] = ("files", "blocks", "diff", "fuzzy")  # From the plainest to the one to look at closest.
 _SCRATCH = "autopack-diff"  # In .git, where no command of a plan and no builder gets to.

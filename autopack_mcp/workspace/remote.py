@@ -18,9 +18,9 @@ from pathlib import Path
 
 from autopack_mcp.errors import WorkspaceError
 from autopack_mcp.processes import CommandResult
-from autopack_mcp.runs.git import CLONE_TIMEOUT_S, Git, commit_of, complaint, run_git
-from autopack_mcp.runs.repository import Repository
 from autopack_mcp.text_safety import visible
+from autopack_mcp.workspace.git import CLONE_TIMEOUT_S, Git, commit_of, complaint, run_git
+from autopack_mcp.workspace.repository import Repository
 
 NETWORK_WAITS_S = (1.0, 4.0)  # Between tries: a name server or a route that fails for a moment should stop no run.
 BRANCHES_SHOWN = 5

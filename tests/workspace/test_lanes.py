@@ -11,8 +11,8 @@ import pytest
 
 from autopack_mcp.errors import EditMisfit, UnusableReply
 from autopack_mcp.replies.edits import parse_edits
-from autopack_mcp.runs.git import run_git
-from autopack_mcp.runs.workspace import AppliedChange, Workspace, pin_base
+from autopack_mcp.workspace.clone import AppliedChange, Workspace, pin_base
+from autopack_mcp.workspace.git import run_git
 from benchmarks.edits import outcome_of
 from tests.corrupted_diffs import KINDS, spoilt
 from tests.projects import git, make_repository

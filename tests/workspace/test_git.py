@@ -8,8 +8,8 @@ import pytest
 
 from autopack_mcp.errors import WorkspaceError
 from autopack_mcp.processes import CommandResult
-from autopack_mcp.runs import git as git_module
-from autopack_mcp.runs.git import Git, add_lines, complaint, git_dir_of, run_git
+from autopack_mcp.workspace import git as git_module
+from autopack_mcp.workspace.git import Git, add_lines, complaint, git_dir_of, run_git
 
 pytestmark = pytest.mark.anyio
 

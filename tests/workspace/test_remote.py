@@ -11,9 +11,9 @@ import pytest
 from autopack_mcp.errors import WorkspaceError
 from autopack_mcp.processes import CommandResult
 from autopack_mcp.replies.edits import WholeFile
-from autopack_mcp.runs.git import run_git
-from autopack_mcp.runs.remote import Stale, tried
-from autopack_mcp.runs.workspace import MIRRORS, Workspace, pin_base
+from autopack_mcp.workspace.clone import MIRRORS, Workspace, pin_base
+from autopack_mcp.workspace.git import run_git
+from autopack_mcp.workspace.remote import Stale, tried
 from tests.projects import git, make_repository
 
 pytestmark = pytest.mark.anyio

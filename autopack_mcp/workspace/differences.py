@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autopack_mcp.errors import WorkspaceError
-from autopack_mcp.runs.git import Git, commit_of, git_dir_of
+from autopack_mcp.workspace.git import Git, commit_of, git_dir_of
 
 _PLAIN = ("diff-tree", "-r", "-M", "--no-color", "--no-ext-diff", "--no-textconv")
 

@@ -13,9 +13,9 @@ import pytest
 from autopack_mcp.errors import WorkspaceError
 from autopack_mcp.keeper import MARK_VARIABLE
 from autopack_mcp.plans.plan import DEFAULT_LIMITS, UNVERIFIED, PlanLimits
-from autopack_mcp.runs.verify import VerifyResult, limits_in_force, package_settings, verify
-from autopack_mcp.runs.workspace import Workspace, pin_base
 from autopack_mcp.sandbox import Sandbox, detect_sandbox, plain_sandbox
+from autopack_mcp.workspace.clone import Workspace, pin_base
+from autopack_mcp.workspace.verify import VerifyResult, limits_in_force, package_settings, verify
 from tests.projects import a_phase, a_plan, make_repository
 from tests.runs.house import open_house
 

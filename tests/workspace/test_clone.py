@@ -16,8 +16,8 @@ import pytest
 from autopack_mcp.errors import UnusableReply, WorkspaceError
 from autopack_mcp.plans.plan import PlanLimits
 from autopack_mcp.replies.edits import DeleteFile, Edit, SearchReplace, WholeFile
-from autopack_mcp.runs.workspace import Workspace, pin_base
 from autopack_mcp.sandbox import plain_sandbox
+from autopack_mcp.workspace.clone import Workspace, pin_base
 
 pytestmark = pytest.mark.anyio
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autopack_mcp.errors import WorkspaceError
-from autopack_mcp.runs.git import Git, add_lines, commit_of, complaint, git_dir_of
 from autopack_mcp.text_safety import visible
+from autopack_mcp.workspace.git import Git, add_lines, commit_of, complaint, git_dir_of
 
 OURS = ".autopack"  # Notes and rules beside the checkout; never part of a commit.
 TRAILER_LIMIT = 200  # Characters of a trailer's value.

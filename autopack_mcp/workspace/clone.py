@@ -23,14 +23,14 @@ from autopack_mcp.plans.repository_url import is_url
 from autopack_mcp.replies.edited import FILE_LIMIT_BYTES, AppliedHow, edited_text
 from autopack_mcp.replies.edits import DeleteFile, Edit, by_path, source_of
 from autopack_mcp.replies.path_rules import check_allowed, check_path, is_allowed, matches
-from autopack_mcp.runs.files import delete_file, read_file, write_file
-from autopack_mcp.runs.git import CLONE_TIMEOUT_S, Git, add_lines, commit_of, complaint, run_git
-from autopack_mcp.runs.lanes import LANES, new_text
-from autopack_mcp.runs.remote import RemoteRepository, remote_base
-from autopack_mcp.runs.repository import OURS, Repository, trailer_value
-from autopack_mcp.runs.verify import ending_of, package_settings, reach_of, run_plan_command, shown_output
 from autopack_mcp.sandbox import Sandbox
 from autopack_mcp.text_safety import visible
+from autopack_mcp.workspace.files import delete_file, read_file, write_file
+from autopack_mcp.workspace.git import CLONE_TIMEOUT_S, Git, add_lines, commit_of, complaint, run_git
+from autopack_mcp.workspace.lanes import LANES, new_text
+from autopack_mcp.workspace.remote import RemoteRepository, remote_base
+from autopack_mcp.workspace.repository import OURS, Repository, trailer_value
+from autopack_mcp.workspace.verify import ending_of, package_settings, reach_of, run_plan_command, shown_output
 
 SETUP_TIMEOUT_S = 1_800  # Installing dependencies from a slow network; verification has its own, shorter deadline.
 CONTEXT_FILES_LIMIT = 200  # Files shown to a builder at most, whatever they weigh.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from autopack_mcp.errors import UnusableReply
-from autopack_mcp.runs.files import delete_file, read_file, write_file
+from autopack_mcp.workspace.files import delete_file, read_file, write_file
 
 
 @pytest.fixture
