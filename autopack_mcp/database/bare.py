@@ -77,7 +77,7 @@ class BareStatement:
         compiled: Any = self._build(dialect).compile(dialect=type(dialect)(**style), column_keys=self._columns)
         # What stands in the statement itself (``state == "held"``) nobody passes.
         constants = {name: value for name, value in compiled.params.items() if value is not None}
-        return _Form(str(compiled), tuple(compiled.positiontup), constants)
+        return _Form(str(compiled), tuple(compiled.positiontup or ()), constants)
 
 
 class _Form:

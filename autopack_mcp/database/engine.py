@@ -44,7 +44,11 @@ class Database:
         self._reader = self._engine(writes=False)
         self._kept: Connection | None = None
         self._async_reader: AsyncEngine | None = None
-        self._writer = Writer(self._engine(writes=True), translate=partial(translated, waited_s=busy_timeout_s))
+        self._writer = Writer(
+            self._engine(writes=True),
+            translate=partial(translated, waited_s=busy_timeout_s),
+            keeps_connection=self.is_sqlite,
+        )
 
     async def read(self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Answer a question without blocking the event loop; the connection cannot write."""

@@ -11,14 +11,18 @@ import time
 from collections.abc import Mapping
 from contextlib import closing, suppress
 
-from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy import URL, Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError
 
+from autopack_mcp.database.bare import BareStatement
 from autopack_mcp.errors import DatabaseBusy, DatabaseError, DatabaseUnusable
 
 WAL_RETRY_S = 0.01  # How often a new file is asked again for its journal mode while another process creates it.
 LOG_LIMIT_BYTES = 4 * 1024 * 1024  # SQLite's own measure: a thousand pages of 4 KiB are folded in some milliseconds.
 FOLD_WAIT_S = 1.0  # Transactions take milliseconds; whoever finds no gap in a second folds at a later one.
+
+_BEGIN_TO_WRITE = BareStatement(lambda _: text("BEGIN IMMEDIATE"))
+_BEGIN_TO_READ = BareStatement(lambda _: text("BEGIN"))
 
 # The releases that mend the "WAL-reset" fault (sqlite.org/wal.html): the newest, and two of older lines.
 _MENDED = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
@@ -51,6 +55,8 @@ def checked(url: URL, hint: str) -> URL:
 def prepare(engine: Engine, *, writes: bool, busy_timeout_s: float) -> None:
     """Make every connection of ``engine`` one that writes durably, or one that cannot write at all."""
     log = _Log(min(FOLD_WAIT_S, busy_timeout_s))
+    # Bare, because every call waits for two of these (benchmarks/llm_service.py).
+    begin = _BEGIN_TO_WRITE if writes else _BEGIN_TO_READ
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: sqlite3.Connection, _record: object) -> None:
@@ -72,7 +78,7 @@ def prepare(engine: Engine, *, writes: bool, busy_timeout_s: float) -> None:
         if writes:
             log.fold_when_long(connection)
         # IMMEDIATE takes the write lock up front, so a read inside the transaction can never be stale at its write.
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        begin.run(connection, {})
 
 
 def _use_wal(cursor: sqlite3.Cursor, busy_timeout_s: float) -> None:
@@ -137,18 +143,18 @@ class _Log:
         return holder
 
 
-def complaint(text: str, waited_s: float) -> DatabaseError | None:
+def complaint(said: str, waited_s: float) -> DatabaseError | None:
     """What SQLite says, as one of our errors; None when it is nothing of the machine's, but of the statement's."""
-    if _is_busy(text):
+    if _is_busy(said):
         return DatabaseBusy(waited_s)
     for sign, (sentence, hint) in _UNUSABLE.items():
-        if sign in text.lower():
+        if sign in said.lower():
             return DatabaseUnusable(sentence, hint=hint)
     return None
 
 
-def _is_busy(text: str) -> bool:
-    return any(sign in text for sign in _BUSY)
+def _is_busy(said: str) -> bool:
+    return any(sign in said for sign in _BUSY)
 
 
 def known_fault(version: tuple[int, ...]) -> str | None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop, get_running_loop
 from asyncio import Future as AsyncioFuture
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
 from typing import Any, NamedTuple, TypeVar
@@ -55,11 +56,19 @@ class _NobodyToBlameError(Exception):
 
 
 class Writer:
-    """Runs operations in order, many to a transaction; starts its thread at the first one."""
+    """Runs operations in order, many to a transaction; starts its thread at the first one.
 
-    def __init__(self, engine: Engine, *, translate: Callable[[DBAPIError], DatabaseError]) -> None:
+    ``keeps_connection`` keeps one connection out of the pool: right for a file, while a server that was restarted wants
+    to be asked for a sign of life before each transaction.
+    """
+
+    def __init__(
+        self, engine: Engine, *, translate: Callable[[DBAPIError], DatabaseError], keeps_connection: bool = False
+    ) -> None:
         self._engine = engine
         self._translate = translate
+        self._keeps_connection = keeps_connection
+        self._connection: Connection | None = None
         self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._lock = Lock()
         self._thread: Thread | None = None
@@ -110,6 +119,7 @@ class Writer:
             self._is_closed = True
         if self._thread is not None:
             self._thread.join()
+        self._give_back()
         self._engine.dispose()
 
     def _run(self) -> None:
@@ -183,7 +193,7 @@ class Writer:
         for remaining in reversed(range(RETRY_LIMIT)):
             has_begun = has_run = False
             try:
-                with self._engine.begin() as connection:
+                with self._transaction() as connection:
                     has_begun = True
                     results = _results(connection, batch)
                     has_run = True
@@ -194,6 +204,26 @@ class Writer:
                 if not (remaining and _is_serialization_failure(error)):
                     raise
         raise AssertionError("unreachable: the last try either returned or raised")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        if not self._keeps_connection:
+            with self._engine.begin() as connection:
+                yield connection
+            return
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        try:
+            with self._connection.begin():
+                yield self._connection
+        except DBAPIError:
+            self._give_back()  # What failed once is not used again.
+            raise
+
+    def _give_back(self) -> None:
+        kept, self._connection = self._connection, None
+        if kept is not None:
+            kept.close()
 
 
 def _results(connection: Connection, batch: list[_Waiting]) -> list[Any]:

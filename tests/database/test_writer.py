@@ -212,10 +212,15 @@ def test_a_batch_waits_for_a_lock_once_not_once_for_each(database: Database) -> 
     impatient = open_database(str(database.url), busy_timeout_s=0.05)
     all_are_queued, begins = threading.Event(), []
 
-    @event.listens_for(impatient._writer._engine, "before_cursor_execute")
-    def on_statement(connection: object, cursor: object, statement: str, *rest: object) -> None:
+    def on_statement(statement: str) -> None:
         begins.append(statement)
         assert all_are_queued.wait(5)
+
+    engine = impatient._writer._engine
+    if database.is_sqlite:
+        event.listen(engine, "connect", lambda connection, _record: connection.set_trace_callback(on_statement))
+    else:
+        event.listen(engine, "before_cursor_execute", lambda *arguments: on_statement(arguments[2]))
 
     with held_write_lock(database):
         answers = [_submit(impatient, put, name) for name in "abcdefgh"]
