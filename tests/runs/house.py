@@ -55,6 +55,12 @@ class Gate:
     def open(self) -> None:
         self._open.set()
 
+    def let_pass(self) -> None:
+        """Let the call go that is held, and hold the next one."""
+        held, self._open = self._open, asyncio.Event()
+        self.reached.clear()
+        held.set()
+
     async def __call__(self) -> None:
         self.reached.set()
         await self._open.wait()
