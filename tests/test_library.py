@@ -220,12 +220,15 @@ def test_ctrl_c_interrupts_the_call_and_it_is_booked_as_cut(world: World) -> Non
         signal.pthread_kill(main, signal.SIGINT)
 
     presser = threading.Thread(target=press)
+    # A shell gives what it starts in the background a deaf ear for Ctrl-C, and Python leaves it so.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with LlmService() as llm:
         presser.start()
         with pytest.raises(KeyboardInterrupt):
             llm.complete("agent:planner", USER)
         world.wait_until_left()
     presser.join()
+    signal.signal(signal.SIGINT, before)
     assert [(row["status"], row["error"]) for row in world.events()] == [("cut", "interrupted")]
 
 
