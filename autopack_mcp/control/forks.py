@@ -14,16 +14,16 @@ from autopack_mcp.clock import Clock
 from autopack_mcp.config.settings import Settings
 from autopack_mcp.control.overrides import check_model
 from autopack_mcp.control.person import Person
+from autopack_mcp.control.phases import checked_words
 from autopack_mcp.control.starting import Started, Starting
 from autopack_mcp.database.engine import Database
-from autopack_mcp.errors import RequestRefused
 from autopack_mcp.notes import Note, Source, checked_note
-from autopack_mcp.plans.phases import COMMAND_LIMIT, DESCRIPTION_LIMIT, checked_command
 from autopack_mcp.routing.overrides import Override
 from autopack_mcp.routing.snapshot import SnapshotReader
 from autopack_mcp.runs.forks import Origin, origin_of
 from autopack_mcp.runs.plan_edits import PhaseEdit, edited_plan
-from autopack_mcp.sections import text_objection
+
+_HINTS = dict.fromkeys(("description", "verify"), "Leave it out to keep what the plan says.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,26 +72,14 @@ class Forks:
                 where none may be set. OverrideRefused: no such model.
             MissingKey, WorkspaceError, SupervisorUnavailable: see ``Starting.start_file``.
         """
-        edit = self._checked_edit(wish.edit, may_set_commands=may_set_commands)
+        may_set_commands = may_set_commands or self._settings().allow_inline_plans
+        edit = checked_words(wish.edit, "fork", _HINTS, may_set_commands=may_set_commands)
         note = None if wish.note is None else checked_note(wish.note)
         for model in (wish.builder, wish.auditor):
             if model is not None:
                 check_model(model, self._settings(), self._snapshots)
         origin = await self._database.read(origin_of, wish.run_id, wish.phase_id, self._clock.now())
         return await self._starting.start_fork(self._changed(origin, wish, edit, note, source, person), person)
-
-    def _checked_edit(self, edit: PhaseEdit, *, may_set_commands: bool) -> PhaseEdit:
-        if edit.verify is not None and not (may_set_commands or self._settings().allow_inline_plans):
-            raise RequestRefused(
-                "A verify command cannot be set from a chat, because this machine runs it.",
-                hint="Use autopack-mcp fork --verify on the machine, or set allow_inline_plans: true.",
-            )
-        for what, text, limit in (("description", edit.description, DESCRIPTION_LIMIT),
-                                  ("verify", edit.verify, COMMAND_LIMIT)):  # fmt: skip
-            objection = None if text is None else text_objection(text, limit, allow_lines=True)
-            if objection is not None:
-                raise RequestRefused(f"{what} {objection}", hint="Leave it out to keep what the plan says.")
-        return PhaseEdit(edit.description, checked_command(edit.verify))
 
     def _changed(
         self, origin: Origin, wish: ForkWish, edit: PhaseEdit, note: str | None, source: Source, person: Person
